@@ -1,0 +1,62 @@
+"""Foundation models from the ground up.
+
+    import groundup as gu
+    lm = gu.load("smollm2-135m-instruct")
+    lm.generate("The capital of France is", max_tokens=16, temperature=0)
+
+Names are looked up when they are first used, so `import groundup` itself loads no other library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from groundup import data, models
+    from groundup.api import (
+        adapt,
+        build,
+        doctor,
+        download,
+        evaluate,
+        finetune,
+        load,
+        merge,
+        save,
+        starters,
+    )
+    from groundup.peft.lora import LoRA
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "load",
+    "build",
+    "download",
+    "starters",
+    "adapt",
+    "LoRA",
+    "finetune",
+    "evaluate",
+    "merge",
+    "save",
+    "doctor",
+    "models",
+    "data",
+]
+
+_ROOMS = {"models", "data"}
+_HOMES = {name: "groundup.api" for name in __all__ if name not in _ROOMS} | {"LoRA": "groundup.peft.lora"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"groundup.{name}")
+    if name in _HOMES:
+        found = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module 'groundup' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

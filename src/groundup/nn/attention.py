@@ -1,0 +1,162 @@
+"""Attention: what a token takes from the others, weighted by how well its query fits their keys.
+
+`attend` is the mathematics in six lines; `attend_fused` gives the same numbers through PyTorch's kernel, which never
+forms the square of weights. `Attention` is the part around them: projections, positions, cache.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from groundup.nn.linear import Linear
+from groundup.nn.positions import Bias, Rotary
+from groundup.nn.step import Keys, Step
+
+
+def attend(
+    q: Float[Tensor, "B H L Dh"],
+    k: Float[Tensor, "B Hkv S Dh"],
+    v: Float[Tensor, "B Hkv S Dv"],
+    *,
+    scale: float,
+    mask: Bool[Tensor, "#B #L S"] | None = None,
+    bias: Float[Tensor, "#B H #L S"] | None = None,
+    cap: float | None = None,
+) -> Float[Tensor, "B H L Dv"]:
+    """softmax(scale · q kᵀ + bias) v, row by row (Vaswani et al., arXiv 1706.03762, eq. 1).
+
+        q  [B, H, L, Dh]    one query for each of L tokens and H heads
+        k  [B, Hkv, S, Dh]  H / Hkv heads share each key head (arXiv 2305.13245); S keys
+        mask                True where a token may look; a token that may look nowhere gets zeros
+        cap                 scores are squashed into ±cap by cap · tanh(s / cap) (Gemma 2)
+    """
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = q @ k.transpose(-1, -2) * scale  # [B, H, L, S]
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None], -math.inf)
+    weights = torch.softmax(scores, dim=-1)
+    if mask is not None:
+        weights = weights.masked_fill(~mask[:, None], 0.0)  # a row of -inf is NaN to softmax
+    return weights @ v
+
+
+def attend_fused(
+    q: Float[Tensor, "B H L Dh"],
+    k: Float[Tensor, "B Hkv S Dh"],
+    v: Float[Tensor, "B Hkv S Dv"],
+    *,
+    scale: float,
+    causal: bool = False,
+    mask: Bool[Tensor, "#B #L S"] | None = None,
+    bias: Float[Tensor, "#B H #L S"] | None = None,
+) -> Float[Tensor, "B H L Dv"]:
+    """The same numbers as `attend`, in one kernel. `causal` is the triangle for L = S, and needs no mask."""
+    heads, kv_heads, length = q.shape[1], k.shape[1], q.shape[2]
+    grouped = heads != kv_heads
+    if grouped and length == 1 and bias is None:
+        # One query a row: the heads that share a key head become its queries, a view instead of copied keys.
+        q = q.view(q.shape[0], kv_heads, heads // kv_heads, q.shape[3])
+    elif grouped:
+        k = k.repeat_interleave(heads // kv_heads, dim=1)
+        v = v.repeat_interleave(heads // kv_heads, dim=1)
+    where: Tensor | None = None
+    if bias is not None:
+        where = bias if mask is None else bias.masked_fill(~mask[:, None], torch.finfo(bias.dtype).min)
+        where = where.to(q.dtype)
+    elif mask is not None:
+        where = mask[:, None]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=where, is_causal=causal and length > 1, scale=scale)
+    return out.reshape(out.shape[0], heads, length, v.shape[3])
+
+
+class Attention(nn.Module):
+    """Self-attention, or cross-attention to an encoder's memory, with one key head for every `heads / kv_heads` heads.
+
+    heads, kv_heads   number of query heads, and of key and value heads (1: multi-query, = heads: multi-head)
+    head_dim          width of one head (default width / heads)
+    memory_width      width of the memory of cross-attention (None: self-attention)
+    causal            a token sees itself and what stands before it in its row
+    window            ... and no further back than `window` - 1 tokens
+    rotary, bias      positions: turned into q and k, or added to the scores as a function of positions
+    scale             of the scores (default head_dim ** -0.5; T5 has 1)
+
+    Shapes: x [T, width] -> [T, width].
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        heads: int,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        memory_width: int | None = None,
+        causal: bool = False,
+        window: int | None = None,
+        rotary: Rotary | None = None,
+        score_bias: Bias | None = None,
+        scale: float | None = None,
+        cap: float | None = None,
+        bias: bool = True,
+        out_bias: bool | None = None,
+    ):
+        super().__init__()
+        kv_heads = heads if kv_heads is None else kv_heads
+        if heads % kv_heads:
+            raise ValueError(f"{heads} heads cannot share {kv_heads} key heads evenly")
+        head_dim = width // heads if head_dim is None else head_dim
+        source = width if memory_width is None else memory_width
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.cross, self.causal, self.window = memory_width is not None, causal, window
+        self.scale, self.cap = head_dim**-0.5 if scale is None else scale, cap
+        self.q = Linear(width, heads * head_dim, bias=bias)
+        self.k = Linear(source, kv_heads * head_dim, bias=bias)
+        self.v = Linear(source, kv_heads * head_dim, bias=bias)
+        self.o = Linear(heads * head_dim, width, bias=bias if out_bias is None else out_bias)
+        self.rotary = rotary  # no parameters of its own
+        self._score_bias = (score_bias,)  # in a tuple: a bias with parameters is registered by the stack that owns it
+        self.path = ""  # where the cache keeps this part's keys; given once by the network that it stands in
+
+    def forward(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "T D"]:
+        q = self.q(x, step).unflatten(-1, (self.heads, self.head_dim))
+        if self.rotary is not None:
+            q = self.rotary(q, step)
+        keys = self._remember(step) if self.cross else self._write(x, step)
+        mixed = keys.attend(
+            q, step, causal=self.causal, scale=self.scale, bias=self._score_bias[0], window=self.window, cap=self.cap
+        )
+        if step.apart and self.path in step.apart:
+            mixed = mixed + self._beside(q, step)
+        return self.o(mixed.flatten(-2), step)
+
+    def _write(self, x: Float[Tensor, "T D"], step: Step) -> Keys:
+        k = self.k(x, step).unflatten(-1, (self.kv_heads, self.head_dim))
+        v = self.v(x, step).unflatten(-1, (self.kv_heads, self.head_dim))
+        if self.rotary is not None:
+            k = self.rotary(k, step)
+        return step.cache.write(self.path, k, v, step)
+
+    def _remember(self, step: Step) -> Keys:
+        memory = step.memory
+        if memory is None:  # the rows joined in an earlier call
+            return step.cache.read(self.path, step)
+        k = self.k(memory.x, memory.step).unflatten(-1, (self.kv_heads, self.head_dim))
+        v = self.v(memory.x, memory.step).unflatten(-1, (self.kv_heads, self.head_dim))
+        return step.cache.fill(self.path, k, v, step)
+
+    def _beside(self, q: Float[Tensor, "T H Dh"], step: Step) -> Float[Tensor, "T H Dh"]:
+        """Attention to a few learned keys with a softmax of their own (Zhang et al., arXiv 2303.16199, eq. 7)."""
+        beside = step.apart[self.path]
+        k, v = beside.k.to(q.dtype).transpose(0, 1)[None], beside.v.to(q.dtype).transpose(0, 1)[None]
+        seen = attend(q.transpose(0, 1)[None], k, v, scale=self.scale)
+        return seen[0].transpose(0, 1) * beside.gate.to(q.dtype)[:, None]

@@ -1,0 +1,308 @@
+"""The kinds of cache: one that holds nothing, one whose rows share their beginning, and one that grows row by row.
+
+    Fresh    training and single calls: every key belongs to this call
+    Shared   row 0 is what all other rows begin with; it is computed once and they see it as their own past
+    Slots    generation: each row of the cache has its own length
+
+All three answer `write` with `Square`s: keys laid side by side, what is real of them, and where they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from groundup.nn.attention import attend, attend_fused
+from groundup.nn.positions import Bias
+from groundup.nn.step import Keys, Rows, Step
+
+
+@dataclass(frozen=True)
+class Square:
+    """Keys of every row side by side.
+
+    k, v      [B, S, Hkv, Dh]
+    name      tells these keys' layout from others of the same call (for facts that all layers share)
+    past      [B] keys that stand before the call's own in each row
+    lengths   [B] real keys in each row; None: all S
+    own       the last keys are the call's own tokens (self-attention)
+    """
+
+    k: Float[Tensor, "B S Hkv Dh"]
+    v: Float[Tensor, "B S Hkv Dv"]
+    name: str
+    past: tuple[int, ...]
+    lengths: tuple[int, ...] | None
+    own: bool = True
+
+    def attend(
+        self,
+        q: Float[Tensor, "T H Dh"],
+        step: Step,
+        *,
+        causal: bool,
+        scale: float,
+        bias: Bias | None = None,
+        window: int | None = None,
+        cap: float | None = None,
+    ) -> Float[Tensor, "T H Dv"]:
+        rows = step.rows
+        causal = causal and self.own
+        # queries and keys that start together need no mask: the triangle hides what stands behind a short row
+        triangle = causal and window is None and bias is None and not any(self.past)
+        key = (self.name, causal, window)
+        mask = None if triangle and cap is None else step.fact(("mask", *key), lambda: self._mask(step, causal, window))
+        mask = None if isinstance(mask, str) else mask
+        scores = None
+        if bias is not None:
+            made = self._bias(step, bias) if bias.trains else step.fact(("bias", bias, self.name), lambda: self._bias(step, bias))
+            scores = made.to(q.dtype)
+        laid = rows.pad(q).transpose(1, 2)
+        k, v = self.k.transpose(1, 2), self.v.transpose(1, 2)
+        if cap is None:
+            out = attend_fused(laid, k, v, scale=scale, causal=triangle, mask=mask, bias=scores)
+        else:
+            out = attend(laid, k, v, scale=scale, mask=mask, bias=scores, cap=cap)
+        return rows.unpad(out.transpose(1, 2))
+
+    def _places(self, step: Step) -> tuple[Int[Tensor, "#B L"], Int[Tensor, " S"]]:
+        """Where queries and keys stand, counted in keys (not in positions: a prefix takes a place)."""
+        device = self.k.device
+        past = torch.tensor(self.past, device=device)[:, None]
+        return past + torch.arange(step.rows.longest, device=device), torch.arange(self.k.shape[1], device=device)
+
+    def _mask(self, step: Step, causal: bool, window: int | None) -> Bool[Tensor, "#B #L S"] | str:
+        """True where a query may look; "all" if everywhere."""
+        q, k = self._places(step)
+        size = self.k.shape[1]
+        sees: Tensor | None = None
+        if causal and not (step.rows.longest == 1 and all(p + 1 == size for p in self.past)):
+            sees = k <= q[..., None]  # [B, L, S]
+            if len(set(self.past)) == 1:
+                sees = sees[:1]
+        if window is not None:
+            near = k > q[..., None] - window
+            sees = near if sees is None else sees & near
+        if not causal and self.lengths is not None and min(self.lengths) < size:
+            real = (k < torch.tensor(self.lengths, device=k.device)[:, None])[:, None]
+            sees = real if sees is None else sees & real
+        return "all" if sees is None else sees
+
+    def _bias(self, step: Step, bias: Bias) -> Float[Tensor, "#B H L S"]:
+        q, k = self._places(step)
+        same = len(set(self.past)) == 1
+        return bias(q[:1] if same else q, k[None])
+
+
+class Fresh:
+    """Holds nothing: `write` gives back what it was given, so recomputation in the backward pass is bit-equal.
+
+    start: keys and values [P, Hkv, Dh] by path that stand before every row (prefix tuning; positions count on).
+    """
+
+    def __init__(self, start: Mapping[str, tuple[Tensor, Tensor]] | None = None):
+        self.start = dict(start or {})
+        self.held = next((k.shape[0] for k, _ in self.start.values()), 0)
+
+    def lengths(self, slots: Sequence[int]) -> tuple[int, ...]:
+        return (self.held,) * len(slots)
+
+    def positions(self, rows: Rows, past: Sequence[int]) -> Int[Tensor, " T"]:
+        return rows.offset + self.held if self.held else rows.offset
+
+    def write(self, path: str, k: Tensor, v: Tensor, step: Step) -> Keys:
+        rows = step.rows
+        k, v = rows.pad(k), rows.pad(v)
+        if self.start:
+            before = [t.to(k.dtype).expand(len(rows), *t.shape) for t in self.start[path]]
+            k, v = torch.cat((before[0], k), 1), torch.cat((before[1], v), 1)
+        lengths = None if rows.even else tuple(self.held + n for n in rows.lengths)
+        return Square(k, v, "own", step.past, lengths)
+
+    def fill(self, path: str, k: Tensor, v: Tensor, step: Step) -> Keys:
+        return _memory(k, v, step)
+
+    def read(self, path: str, step: Step) -> Keys:
+        raise LookupError(f"{path}: cross-attention without a memory; give Step.of(..., memory=) or a cache that was filled")
+
+
+def _memory(k: Tensor, v: Tensor, step: Step) -> Square:
+    assert step.memory is not None
+    rows = step.memory.step.rows
+    past = (0,) * len(step.rows)
+    return Square(rows.pad(k), rows.pad(v), "memory", past, None if rows.even else rows.lengths, own=False)
+
+
+class Shared(Fresh):
+    """Row 0 holds what all other rows begin with. It is computed once a call, and they see it as their own past.
+
+        row 0   s s s s            the shared prompt, P tokens
+        row 1           a a a      what follows it in the first conversation; positions go on at P
+        row 2           b b b b b
+
+    The numbers equal those of whole rows; the shared part costs one row instead of B. Gradients add up in it.
+    """
+
+    def positions(self, rows: Rows, past: Sequence[int]) -> Int[Tensor, " T"]:
+        return rows.offset + (rows.row > 0) * rows.lengths[0]
+
+    def write(self, path: str, k: Tensor, v: Tensor, step: Step) -> Keys:
+        first, others = step.fact("shared", lambda: _apart_from_first(step.rows))
+        size = first.total
+        before = Square(k[None, :size], v[None, :size], "first", (0,), None)
+        laid = [others.pad(t[size:]) for t in (k, v)]
+        full = [torch.cat((t[None, :size].expand(len(others), *t[:size].shape), u), 1) for t, u in zip((k, v), laid, strict=True)]
+        lengths = None if others.even else tuple(size + n for n in others.lengths)
+        return _Two(before, Square(full[0], full[1], "others", (size,) * len(others), lengths), first, others)
+
+
+def _apart_from_first(rows: Rows) -> tuple[Rows, Rows]:
+    size = rows.lengths[0]
+    return Rows((0, size), rows.device), Rows(tuple(s - size for s in rows.starts[1:]), rows.device)
+
+
+@dataclass(frozen=True)
+class _Two:
+    """The shared row attends to itself, the others to it and to themselves."""
+
+    before: Square
+    after: Square
+    first: Rows
+    others: Rows
+
+    def attend(self, q: Float[Tensor, "T H Dh"], step: Step, **how) -> Float[Tensor, "T H Dv"]:
+        size = self.first.total
+        one = Step(self.first, step.positions[:size], step.cache, (0,), (0,), facts=step.facts)
+        rest = Step(self.others, step.positions[size:], step.cache, (0,), self.after.past, facts=step.facts)
+        return torch.cat((self.before.attend(q[:size], one, **how), self.after.attend(q[size:], rest, **how)))
+
+
+class Slots:
+    """Room for `rows` rows of up to `capacity` keys each, every row with its own length.
+
+    Tensors are made when a path is first written, in the format of what is written:  k, v [rows, capacity, Hkv, Dh].
+    """
+
+    def __init__(self, rows: int, capacity: int):
+        self.rows, self.capacity = rows, capacity
+        self.length = [0] * rows
+        self.kept: dict[str, tuple[Tensor, Tensor]] = {}
+        self.memories: dict[str, tuple[Tensor, Tensor]] = {}
+        self.memory_length: list[int] = [0] * rows
+
+    def lengths(self, slots: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self.length[s] for s in slots)
+
+    def positions(self, rows: Rows, past: Sequence[int]) -> Int[Tensor, " T"]:
+        if not any(past):
+            return rows.offset
+        held = torch.tensor(past, device=rows.device)
+        return held if rows.even and rows.longest == 1 else rows.offset + held[rows.row]
+
+    def write(self, path: str, k: Tensor, v: Tensor, step: Step) -> Keys:
+        if path not in self.kept:
+            shape = (self.rows, self.capacity)
+            self.kept[path] = (k.new_zeros(*shape, *k.shape[1:]), v.new_zeros(*shape, *v.shape[1:]))
+        kept_k, kept_v = self.kept[path]
+        rows, past = step.rows, step.past
+        whole = step.slots == tuple(range(step.slots[0], step.slots[0] + len(rows)))
+        first, end = step.slots[0], step.slots[0] + len(rows)
+        if whole and rows.even and len(set(past)) == 1:  # a block of the cache: plain copies
+            kept_k[first:end, past[0] : past[0] + rows.longest] = rows.pad(k)
+            kept_v[first:end, past[0] : past[0] + rows.longest] = rows.pad(v)
+        else:
+            slot, place = step.fact("written", lambda: self._written(step))
+            kept_k[slot, place], kept_v[slot, place] = k, v
+        if not any(past):  # nothing before: the call's own keys are all there is
+            return Square(rows.pad(k), rows.pad(v), "own", past, None if rows.even else rows.lengths)
+        lengths = tuple(p + n for p, n in zip(past, rows.lengths, strict=True))
+        longest = max(lengths)
+        if whole:
+            k, v = kept_k[first:end, :longest], kept_v[first:end, :longest]
+        else:
+            index = step.fact("slots", lambda: torch.tensor(step.slots, device=k.device))
+            k, v = kept_k[index, :longest], kept_v[index, :longest]
+        return Square(k, v, "kept", past, None if min(lengths) == longest else lengths)
+
+    def _written(self, step: Step) -> tuple[Tensor, Tensor]:
+        slots = torch.tensor(step.slots, device=step.rows.device)
+        past = torch.tensor(step.past, device=step.rows.device)
+        return slots[step.rows.row], past[step.rows.row] + step.rows.offset
+
+    def fill(self, path: str, k: Tensor, v: Tensor, step: Step) -> Keys:
+        square = _memory(k, v, step)
+        size = square.k.shape[1]
+        if path not in self.memories or self.memories[path][0].shape[1] < size:
+            old = self.memories.get(path)
+            new = [t.new_zeros(self.rows, size, *t.shape[2:]) for t in (square.k, square.v)]
+            if old is not None:
+                for grown, held in zip(new, old, strict=True):
+                    grown[:, : held.shape[1]] = held
+            self.memories[path] = (new[0], new[1])
+        slots = list(step.slots)
+        for kept, fresh in zip(self.memories[path], (square.k, square.v), strict=True):
+            kept[slots, :size] = fresh
+        assert step.memory is not None
+        for slot, n in zip(slots, step.memory.step.rows.lengths, strict=True):
+            self.memory_length[slot] = n
+        return square
+
+    def read(self, path: str, step: Step) -> Keys:
+        k, v = self.memories[path]
+        lengths = tuple(self.memory_length[s] for s in step.slots)
+        longest = max(lengths)
+        slots = list(step.slots)
+        past = (0,) * len(step.rows)
+        return Square(k[slots, :longest], v[slots, :longest], "memory", past, lengths, own=False)
+
+    def advance(self, step: Step) -> None:
+        """Count this call's tokens as held; once a call, after the network returned."""
+        for slot, past, n in zip(step.slots, step.past, step.rows.lengths, strict=True):
+            self.length[slot] = past + n
+
+    def start(self, path: str, slots: Sequence[int], k: Tensor, v: Tensor) -> None:
+        """Put keys and values [P, Hkv, Dh] at the beginning of empty rows (prefix tuning)."""
+        if path not in self.kept:
+            shape = (self.rows, self.capacity)
+            self.kept[path] = (k.new_zeros(*shape, *k.shape[1:]), v.new_zeros(*shape, *v.shape[1:]))
+        for kept, given in zip(self.kept[path], (k, v), strict=True):
+            kept[list(slots), : len(given)] = given
+        for slot in slots:
+            self.length[slot] = len(k)
+
+    def copy(self, source: int, targets: Sequence[int]) -> None:
+        """Let rows begin with what row `source` holds (a prompt that they share is computed once)."""
+        held = self.length[source]
+        for pair in self.kept.values():
+            for tensor in pair:
+                tensor[list(targets), :held] = tensor[source, :held]
+        for pair in self.memories.values():
+            for tensor in pair:
+                tensor[list(targets)] = tensor[source].clone()
+        for slot in targets:
+            self.length[slot] = held
+            self.memory_length[slot] = self.memory_length[source]
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """Row i becomes what row order[i] was (beams)."""
+        index = torch.tensor(order)
+        for name, pair in self.kept.items():
+            self.kept[name] = (pair[0].index_select(0, index), pair[1].index_select(0, index))
+        for name, pair in self.memories.items():
+            self.memories[name] = (pair[0].index_select(0, index), pair[1].index_select(0, index))
+        self.length = [self.length[i] for i in order]
+        self.memory_length = [self.memory_length[i] for i in order]
+
+    def rollback(self, row: int, n: int) -> None:
+        """Forget the last n keys of a row."""
+        if not 0 <= n <= self.length[row]:
+            raise ValueError(f"row {row} holds {self.length[row]} keys; cannot take back {n}")
+        self.length[row] -= n
+
+    def free(self, row: int) -> None:
+        """Empty a row for the next one to join."""
+        self.length[row] = self.memory_length[row] = 0

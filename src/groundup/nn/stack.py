@@ -1,0 +1,148 @@
+"""Whole networks of blocks: a stack, and the three shapes that text models have.
+
+    Decoder          ids -> embed -> blocks -> norm -> head            (GPT-2, Llama, BLOOM)
+    Encoder          ids -> embed -> blocks -> norm -> head, pooler    (BERT)
+    EncoderDecoder   ids -> encoder -> memory;  ids, memory -> decoder -> head   (T5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from groundup.nn.attention import Attention
+from groundup.nn.embed import Embed
+from groundup.nn.linear import Linear
+from groundup.nn.step import Memory, Step
+
+
+class Stack(nn.Module):
+    """embed, blocks, final norm, and the score bias that the blocks share (owned here).
+
+    Shapes: ids [T] -> [T, D]. `recompute` keeps a block's input alone and computes the rest again in the backward
+    pass (gradient checkpointing).
+    """
+
+    def __init__(
+        self, embed: Embed, blocks: Sequence[nn.Module], *, norm: nn.Module | None = None, bias: nn.Module | None = None
+    ):
+        super().__init__()
+        self.embed = embed
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.bias = bias
+        self.recompute = False
+
+    def run(self, ids: Int[Tensor, " T"], step: Step) -> Float[Tensor, "T D"]:
+        """The hidden state of every token, after the last norm."""
+        x = self.embed(ids, step)
+        again = self.recompute and self.training
+        for block in self.blocks:
+            x = checkpoint(block, x, step, use_reentrant=False) if again else block(x, step)
+        return x if self.norm is None else self.norm(x, step)
+
+    def forward(self, ids: Int[Tensor, " T"], step: Step) -> Float[Tensor, "T D"]:
+        return self.run(ids, step)
+
+
+class Decoder(Stack):
+    """A stack that ends in a score for every word of the vocabulary.
+
+    Shapes: ids [T] -> logits [T, V], or [N, V] for the tokens `at` [N] alone.
+    """
+
+    def __init__(
+        self,
+        embed: Embed,
+        blocks: Sequence[nn.Module],
+        *,
+        head: nn.Module,
+        norm: nn.Module | None = None,
+        pooler: nn.Module | None = None,
+    ):
+        super().__init__(embed, blocks, norm=norm)
+        self.head = head
+        self.pooler = pooler
+        name_places(self)
+
+    def forward(
+        self, ids: Int[Tensor, " T"], step: Step, at: Int[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "N V"]:
+        x = self.run(ids, step)
+        return self.head(x, step) if at is None else self.head(x.index_select(0, at), step.take(at))
+
+
+class Encoder(Decoder):
+    """A stack that sees both ways, with a head on every token and a pooler on the first of each row.
+
+    Shapes: ids [T] -> logits [T, V]; `pool`: hidden states [T, D] -> [B, D].
+    """
+
+    def pool(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "B D"]:
+        """The pooler on each row's first token (BERT's [CLS])."""
+        if self.pooler is None:
+            raise ValueError("this network has no pooler")
+        first = step.rows.row.new_tensor(step.rows.starts[:-1])
+        return self.pooler(x.index_select(0, first), step.take(first))
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder whose output the decoder's cross-attention reads.
+
+    `encode` makes the memory; it goes into the decoder's Step of the call in which its rows join.
+    Shapes: ids [T] -> logits [T, V].
+    """
+
+    def __init__(self, encoder: Stack, decoder: Stack, *, head: nn.Module, head_scale: float = 1.0):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.head = head
+        self.head_scale = head_scale
+        name_places(self)
+
+    def encode(self, ids: Int[Tensor, " S"], step: Step) -> Memory:
+        return Memory(self.encoder.run(ids, step), step)
+
+    def forward(
+        self, ids: Int[Tensor, " T"], step: Step, at: Int[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "N V"]:
+        x = self.decoder.run(ids, step)
+        if at is not None:
+            x, step = x.index_select(0, at), step.take(at)
+        if self.head_scale != 1.0:
+            x = x * self.head_scale
+        return self.head(x, step)
+
+
+class TransformHead(nn.Module):
+    """dense, activation, norm, then the scores (BERT's masked-word head). Shapes: [T, D] -> [T, V]."""
+
+    def __init__(self, dense: Linear, act, norm: nn.Module, out: Linear):
+        super().__init__()
+        self.dense, self.norm, self.out = dense, norm, out
+        self.act = act
+
+    def forward(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "T V"]:
+        return self.out(self.norm(self.act(self.dense(x, step)), step), step)
+
+
+class Pooler(nn.Module):
+    """tanh(dense(x)) of a row's first token (BERT). Shapes: [B, D] -> [B, D]."""
+
+    def __init__(self, dense: Linear):
+        super().__init__()
+        self.dense = dense
+
+    def forward(self, x: Float[Tensor, "B D"], step: Step) -> Float[Tensor, "B D"]:
+        return self.dense(x, step).tanh()
+
+
+def name_places(network: nn.Module) -> None:
+    """Tell every attention where it stands, e.g. `decoder.blocks.3.attn`: the cache keeps its keys under that name."""
+    for name, part in network.named_modules():
+        if isinstance(part, Attention):
+            part.path = name
