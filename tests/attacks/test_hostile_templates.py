@@ -1,4 +1,6 @@
-"""A chat template is a program out of a downloaded file. Each of these ends in one clear line, in little time and memory."""
+"""A chat template is a program out of a downloaded file. These end in one clear line, in little time and memory."""
+
+# ruff: noqa: E501 (a template stays on its line)
 
 import json
 import subprocess
@@ -179,7 +181,9 @@ def test_they_take_little_memory() -> None:
     slow = {"many prints", "a list of many parts", *ENDLESS}  # more time than memory
     given = json.dumps([template for name, template in ALL.items() if name not in slow])
     root = Path(__file__).parents[2] / "src"
-    done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True, text=True, check=True, cwd=root)
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=given, capture_output=True, text=True, check=True, cwd=root
+    )
     assert int(done.stdout) < 100  # MiB
 
 
@@ -216,7 +220,7 @@ def test_what_a_template_refuses_is_told_on_one_line() -> None:
     assert len(str(caught.value)) < 500
 
 
-# --- and what good templates do, they still do ------------------------------------------------------------------------------
+# --- and what good templates do, they still do ----------------------------------------------------------------------
 
 GOOD = [
     "{{ messages | length }} {{ messages[-1].content | trim | upper }} {{ messages[0]['content'][3:] }} {{ messages[::-1][0].role }}",

@@ -27,8 +27,9 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     "verb", [[verb] for verb in VERBS if verb != "data"] + [["data", "check"], ["data", "show-mask"]]
 )
 def test_help_of_every_verb_has_an_example_and_says_what_each_flag_is(
-    verb: list[str], capsys: pytest.CaptureFixture[str]
+    verb: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
     assert main([*verb, "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"groundup {' '.join(verb)}" in shown.split("Example:")[1]

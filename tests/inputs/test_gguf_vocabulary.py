@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF file, against transformers' reading of the same file, or against the tokenizer that it came from."""
+"""The tokenizer in a GGUF file, against transformers' reading of it, or against the tokenizer that it came from."""
 
 import json
 from collections.abc import Callable
@@ -11,12 +11,14 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from groundup.checkpoints.gguf import open_gguf
 from groundup.core.errors import GroundupError
 from groundup.inputs.tokenizer import Tokenizer
 
 TEXTS = [
     "", " ", "Hello world", " leading", "a\n\n\nb\t\tc  d", "1234567890 12 3", "price £5.50 & €3", "日本語のテキスト。",
-    "😀 👩‍👩‍👧‍👦 🇬🇧", "def f(x):\n    return x**2\n", "don't I'LL we've", "café cafe\u0301", "\r\n a\x00b", "…—“quotes”",
+    "😀 👩‍👩‍👧‍👦 🇬🇧", "def f(x):\n    return x**2\n", "don't I'LL we've", "café cafe\u0301",
+    "\r\n a\x00b", "…—“quotes”",
     "<|im_end|> a <|im_start|>", "<think>so</think>", "Привет, мир!", "x" * 70, "  \n  \n",
 ]  # fmt: skip
 
@@ -27,7 +29,7 @@ def metadata_of(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ours(smollm2: Path) -> Tokenizer:
-    return Tokenizer.from_gguf(metadata_of(smollm2))
+    return Tokenizer.from_gguf(open_gguf(smollm2).metadata)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_smollm2_gives_the_ids_of_the_reference(ours: Tokenizer, theirs: PreTrai
 
 
 def test_smollm2s_digits_stand_alone(ours: Tokenizer, theirs: PreTrainedTokenizerBase) -> None:
-    """As in the model's own tokenizer.json (Digits, then ByteLevel); transformers leaves the step out for a GGUF file."""
+    """As in the model's own tokenizer.json (Digits, then ByteLevel); transformers leaves that out for a GGUF file."""
     state = json.loads(theirs.backend_tokenizer.to_str())
     own = Backend.from_str(json.dumps(state))
     own.pre_tokenizer = pre_tokenizers.Sequence(
@@ -73,7 +75,7 @@ def test_smollm2_saved_as_a_folder_is_the_same_tokenizer(ours: Tokenizer, tmp_pa
         )
 
 
-# --- other kinds, written here ------------------------------------------------------------------------------------------
+# --- other kinds, written here ----------------------------------------------------------------------------------------
 
 
 def write(path: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +126,13 @@ def test_a_sentencepiece_llama_gives_the_ids_of_the_reference(
         ids = ours.encode(text, control=True)
         assert ids == theirs(text)["input_ids"], text
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def test_sentencepiece_text_makes_no_byte_or_control_token(build: Callable[[str], Path], tmp_path: Path) -> None:
+    ours = Tokenizer.from_gguf(write(tmp_path / "m.gguf", sentencepiece(build)))
+    for text in ("<0x0A>", "a</s>b", "<unk>", "<s><start_of_turn>"):
+        assert ours.decode(ours.encode(text)) == text
+        assert ours.control.keys().isdisjoint(map(ours._backend.id_to_token, ours.encode(text, special=False)))
 
 
 def bytes_of(build: Callable[[str], Path], kind: str) -> tuple[Backend, dict[str, Any]]:
@@ -184,7 +193,7 @@ def test_a_bert_gives_the_ids_of_its_vocab_txt(minilm: Path) -> None:
         assert ours.encode(text, control=True) == theirs(text)["input_ids"], text
 
 
-# --- what cannot be read ------------------------------------------------------------------------------------------------
+# --- what cannot be read ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -203,11 +212,13 @@ def test_a_bert_gives_the_ids_of_its_vocab_txt(minilm: Path) -> None:
         ({"eos_token_id": 10**6}, "eos_token_id is 1000000, but there are"),
         ({"eos_token_id": -1}, "eos_token_id is -1, but there are"),
         ({"model": "llama"}, "a llama, not of 'gemma3'"),
+        ({"chat_template": 5}, "chat_template is no text"),
     ],
 )
 def test_what_cannot_be_read_says_which_key(change: dict[str, Any], message: str, build: Callable[[str], Path]) -> None:
     _, values = bytes_of(build, "chatml")
     metadata = {f"tokenizer.ggml.{key}": value for key, value in (values | change).items() if value is not None}
+    metadata["tokenizer.chat_template"] = metadata.pop("tokenizer.ggml.chat_template", None)
     with pytest.raises(GroundupError, match=message) as caught:
         Tokenizer.from_gguf(metadata | {"general.architecture": "gemma3"})
     assert "\n" not in str(caught.value)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from groundup.cli.options import Common
-from groundup.cli.output import note, result
+from groundup.cli.output import result
 from groundup.cli.progress import Progress
+from groundup.core.errors import UsageError
 
 EXAMPLE = "groundup download smollm2-135m-instruct"
 
@@ -20,14 +21,12 @@ def run(name: str, /, *, revision: str | None = None, common: Common = Common())
         The branch, tag or commit, for a model from the hub.
     """
     from groundup.checkpoints import hub, starters
-    from groundup.core.errors import UsageError
 
     if name in starters.STARTERS:
         if revision is not None:
             raise UsageError(f"{name} is a starter and has one version: leave --revision out")
-        with Progress("byte") as progress:
-            path = starters.fetch(name, progress.update)
-        note(f"{name}: sha256 as expected")
+        with Progress("MB") as progress:
+            path = starters.fetch(name, lambda done, total: progress.update(round(done / 1e6), round(total / 1e6)))
     elif "/" in name:
         path = hub.fetch(name, revision)
     else:

@@ -14,8 +14,19 @@ def run(*, common: Common = Common()) -> None:
     from groundup.core.files import cache_dir
 
     found = [
-        {"name": name, "kind": starter.kind, "size": starter.size, "licence": starter.licence}
+        {
+            "name": name,
+            "kind": starter.kind,
+            "bytes": starter.size,
+            "cached": (cache_dir() / "starters" / name).exists(),
+            "licence": starter.licence,
+            "description": starter.description,
+        }
         for name, starter in STARTERS.items()
     ]
-    lines = [f"{each['name']:24} {each['kind']:10} {size(each['size']):>7}  {each['licence']}" for each in found]
+    lines = [
+        f"{each['name']:22} {each['kind']:6} {size(STARTERS[str(each['name'])].size):>7}  "
+        f"{'in the cache' if each['cached'] else 'not fetched'}\n    {each['description']}; {each['licence']}"
+        for each in found
+    ]
     result({"starters": found, "cache": str(cache_dir())}, "\n".join(lines), as_json=common.json)

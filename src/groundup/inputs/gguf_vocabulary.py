@@ -23,7 +23,7 @@ from groundup.inputs.vocabulary import (
     wordpiece,
 )
 
-CONTROL, USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
+UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6  # of tokenizer.ggml.token_type
 
 # tokenizer.ggml.pre -> how text is cut into words. llama.cpp gives a name to each tokenizer.json that it has met.
 _gpt2 = byte_level
@@ -67,12 +67,15 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
     if kind == "gpt2":
         backend = _byte_level(metadata, tokens)
     elif kind == "llama":
-        backend = _sentencepiece(metadata, tokens)
+        backend = _sentencepiece(metadata, tokens, types)
     elif kind == "bert":
         backend, names = _bert(tokens, set(control), names)
     else:
         raise GroundupError(f"This GGUF file's tokenizer is a {kind!r}; known are 'gpt2', 'llama' and 'bert'.")
 
+    template = metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        raise GroundupError("tokenizer.chat_template is no text.")
     add_special(backend, control)
     own = [token for token, type_ in zip(tokens, types, strict=False) if type_ == USER_DEFINED]
     backend.add_tokens([AddedToken(token, normalized=False, special=False) for token in own])
@@ -80,7 +83,7 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
         add_bos = metadata.get("tokenizer.ggml.add_bos_token", kind == "llama")
         add_eos = metadata.get("tokenizer.ggml.add_eos_token", False)
         frame(backend, names.get("bos_token") if add_bos else None, names.get("eos_token") if add_eos else None)
-    return Vocabulary(backend, names, metadata.get("tokenizer.chat_template"), "the GGUF file")
+    return Vocabulary(backend, names, template, "the GGUF file")
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
@@ -100,7 +103,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
     return PRE_TOKENIZERS[pre](vocab, merges)
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
+def _sentencepiece(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> Backend:
     architecture = metadata.get("general.architecture")
     if architecture != "llama":  # others spell spaces and rank their merges in ways of their own
         raise GroundupError(
@@ -111,7 +114,9 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backen
     if len(scores) != len(tokens):
         raise GroundupError(f"tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens.")
     vocab = {token: place for place, token in enumerate(tokens)}
-    merges = merges_by_score(tokens, [float(score) for score in scores])
+    kinds = zip(tokens, types, strict=False)
+    never = {token for token, type_ in kinds if type_ in (UNKNOWN, CONTROL, BYTE)}
+    merges = merges_by_score(tokens, [float(score) for score in scores], never)
     return byte_fallback(vocab, merges, prefix_space=bool(metadata.get("tokenizer.ggml.add_space_prefix", True)))
 
 

@@ -22,6 +22,7 @@ from groundup.inputs.gguf_vocabulary import vocabulary_from_gguf
 from groundup.inputs.stream import Stream
 from groundup.inputs.vocabulary import Vocabulary
 
+MARK = re.compile(r"[^\w\s].+[^\w\s]")  # `<think>` is one, a word or two spaces are none
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 PROBE = [{"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": "So it is, groundup."}]
 
@@ -45,9 +46,9 @@ class Tokenizer:
     writes. They come from the template and from `encode`'s own framing. The text of a message or a prompt never
     becomes one, whatever it spells, unless `control=True` says that it may.
 
-    `vocab_size`: number of ids; `bos_id`, `eos_id`: None where the model has none; `pad_id`: what fills a rectangle,
-    for callers that need one; `template`: the chat template or None; `now`: the moment that a template is told (None:
-    the present), for runs that must repeat to the bit with a template that writes the date.
+    `vocab_size`: number of ids; `bos_id`, `eos_id`, `mask_id`: None where there is none; `pad_id`: what fills a
+    rectangle, for callers that need one; `template`: the chat template or None; `now`: the moment that a template is
+    told (None: the present), for runs that must repeat to the bit with a template that writes the date.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, stop_ids: Iterable[int] = ()):
@@ -58,14 +59,14 @@ class Tokenizer:
         self.now: datetime | None = None
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.bos_id, self.eos_id = self._named("bos_token"), self._named("eos_token")
-        pad, unk = self._named("pad_token"), self._named("unk_token")
+        self.mask_id, pad, unk = (self._named(f"{name}_token") for name in ("mask", "pad", "unk"))
         self.pad_id: int = next(place for place in (pad, self.eos_id, 0) if place is not None)
 
         self._added = backend.get_added_tokens_decoder()
         self._special_ids = frozenset(place for place, token in self._added.items() if token.special)
         control = {
             place: token for place, token in self._added.items()
-            if token.special or (len(token.content.strip()) > 2 and token.content in (self.template or ""))
+            if token.special or (MARK.fullmatch(token.content) and token.content in (self.template or ""))
         }  # fmt: skip
         self.control: dict[str, int] = {token.content: place for place, token in control.items()}
         self._control = Control(self.control)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
@@ -121,14 +121,19 @@ def add_special(backend: Backend, tokens: Sequence[str]) -> None:
     backend.add_special_tokens([known.get(t) or AddedToken(t, normalized=False, special=True) for t in tokens])
 
 
-def merges_by_score(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
+def merges_by_score(
+    tokens: Sequence[str], scores: Sequence[float], never: Collection[str] = ()
+) -> list[tuple[str, str]]:
     """The merges that a sentencepiece vocabulary implies: every way to make a token of two others, best token first.
 
-    Among the ways to make the same token the shorter left half comes first, as in transformers' conversion.
+    Among the ways to make tokens of equal score the longer left half comes first, as in transformers' conversion.
+    `never`: tokens that no text makes, such as `</s>` and `<0x0A>`.
     """
-    ids = {token: place for place, token in enumerate(tokens)}
+    ids = {token: place for place, token in enumerate(tokens) if token not in never}
     found = []
     for token, score in zip(tokens, scores, strict=True):
+        if token in never:
+            continue
         halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
         made = [(left, right) for left, right in halves if left in ids and right in ids]
         made.sort(key=lambda pair: (ids[pair[0]], ids[pair[1]]))

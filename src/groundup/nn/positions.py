@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -49,19 +49,19 @@ class Rotary:
 
 def frequencies(head_dim: int, base: float) -> list[float]:
     """base ** (-2i / head_dim) for every pair i. Computed in float32, as the reference implementations do."""
-    return (1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)).tolist()
+    return (1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.int64, device="cpu").float() / head_dim)).tolist()
 
 
 def scaled_linear(freqs: Sequence[float], factor: float) -> list[float]:
     """Positions shrink by `factor` (position interpolation, arXiv 2306.15595)."""
-    return (torch.tensor(freqs) / factor).tolist()
+    return (torch.tensor(freqs, device="cpu") / factor).tolist()
 
 
 def scaled_llama3(
     freqs: Sequence[float], *, factor: float, low_freq_factor: float, high_freq_factor: float, original: int
 ) -> list[float]:
     """Llama 3.1's scaling: long waves shrink by `factor`, short ones stay, those between blend."""
-    f = torch.tensor(freqs)
+    f = torch.tensor(freqs, device="cpu")
     wave = 2 * math.pi / f
     low, high = original / low_freq_factor, original / high_freq_factor
     smooth = (original / wave - low_freq_factor) / (high_freq_factor - low_freq_factor)
@@ -91,8 +91,8 @@ def scaled_yarn(
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
     high = high + 0.001 if low == high else high
-    f = torch.tensor(freqs)
-    ramp = ((torch.arange(len(freqs), dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    f = torch.tensor(freqs, device="cpu")
+    ramp = ((torch.arange(len(freqs), dtype=torch.float32, device="cpu") - low) / (high - low)).clamp(0, 1)
     return (f / factor * ramp + f * (1 - ramp)).tolist()
 
 
@@ -101,6 +101,7 @@ def yarn_temperature(factor: float, weight: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
+@runtime_checkable
 class Bias(Protocol):
     """Something added to the scores that depends on positions alone."""
 

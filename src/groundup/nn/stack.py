@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from groundup.core.errors import UsageError
 from groundup.nn.attention import Attention
 from groundup.nn.embed import Embed
 from groundup.nn.linear import Linear
@@ -59,7 +60,7 @@ class Decoder(Stack):
         embed: Embed,
         blocks: Sequence[nn.Module],
         *,
-        head: nn.Module,
+        head: nn.Module | None,
         norm: nn.Module | None = None,
         pooler: nn.Module | None = None,
     ):
@@ -71,6 +72,8 @@ class Decoder(Stack):
     def forward(
         self, ids: Int[Tensor, " T"], step: Step, at: Int[Tensor, " N"] | None = None
     ) -> Float[Tensor, "N V"]:
+        if self.head is None:  # a file may hold the blocks alone
+            raise UsageError("this model's file holds no head: it has hidden states to give, and no scores of words")
         x = self.run(ids, step)
         return self.head(x, step) if at is None else self.head(x.index_select(0, at), step.take(at))
 

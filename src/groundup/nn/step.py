@@ -21,13 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
+@runtime_checkable
 class Keys(Protocol):
     """The keys and values that the tokens of one call may look at."""
 
@@ -46,6 +47,7 @@ class Keys(Protocol):
         ...
 
 
+@runtime_checkable
 class Cache(Protocol):
     """What attention remembers between calls; `groundup.nn.cache` holds the kinds.
 

@@ -1,0 +1,205 @@
+"""From a name or a path to a network with its numbers in place, and a report that nothing was left over.
+
+    name ── resolve ── path ── source (lazy) ── config ── build (no numbers yet) ── rules ── network
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundup import models
+from groundup.checkpoints import hub, starters
+from groundup.checkpoints.gguf import open_gguf
+from groundup.checkpoints.safetensors import open_safetensors
+from groundup.checkpoints.source import Source
+from groundup.core.config import FamilyConfig
+from groundup.core.errors import GroundupError, UsageError
+from groundup.core.files import read_json
+from groundup.core.rules import Plan, Rules
+from groundup.inputs.tokenizer import Tokenizer
+from groundup.nn.linear import Embedding, Linear
+from groundup.nn.storage import Dense
+from groundup.peft.surgery import tensors
+
+GGUF_FAMILIES = {"llama": "llama"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from: the name that was asked for, the files, and the hash of what they hold."""
+
+    name: str
+    path: Path
+    fingerprint: str
+    format: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network and all that came with it. `notes` says what was ignored, tied or left out, by name."""
+
+    network: nn.Module
+    family: ModuleType
+    config: FamilyConfig
+    tokenizer: Tokenizer | None
+    generation: dict[str, Any]
+    origin: Origin
+    notes: list[str] = field(default_factory=list)
+
+
+def resolve(name: str | Path, revision: str | None = None) -> Path:
+    """The file or folder behind a path, a starter's name or a hub id."""
+    path = Path(name).expanduser()
+    if path.exists():
+        if revision is not None:
+            raise UsageError(f"{path} is on this disk; --revision is for models of the hub")
+        return path
+    if str(name) in starters.STARTERS:
+        if starters.STARTERS[str(name)].kind != "model":
+            raise UsageError(f"{name} is a data set, not a model")
+        return starters.fetch(str(name))
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
+        return hub.fetch(str(name), revision)
+    known = ", ".join(n for n, s in starters.STARTERS.items() if s.kind == "model")
+    raise UsageError(f"{name}: no such file or folder, and no starter; starters: {known}; hub ids are owner/name")
+
+
+def load(name: str | Path, *, revision: str | None = None, dtype: torch.dtype | None = torch.float32) -> Loaded:
+    """Load a `.gguf` file or a Hugging Face folder.
+
+    dtype: the number format of every weight; None keeps what the file has.
+    Raises UsageError for a config that is not supported, GroundupError for files that do not fit their config.
+    """
+    path = resolve(name, revision)
+    if path.is_dir():
+        return _folder(str(name), path, dtype)
+    if path.suffix == ".gguf":
+        return _gguf(str(name), path, dtype)
+    raise UsageError(f"{path}: not a model; give a .gguf file or a folder with config.json and model.safetensors")
+
+
+def _gguf(name: str, path: Path, dtype: torch.dtype | None) -> Loaded:
+    source = open_gguf(path)
+    metadata = dict(source.metadata)
+    architecture = metadata.get("general.architecture")
+    if architecture not in GGUF_FAMILIES:
+        known = ", ".join(GGUF_FAMILIES)
+        raise UsageError(f"{path.name}: a .gguf of architecture {architecture!r} cannot be read; supported: {known}")
+    family = getattr(models, GGUF_FAMILIES[architecture])
+    try:
+        config = family.config_from_gguf(metadata, set(source.names))
+    except KeyError as e:
+        raise GroundupError(f"{path.name}: the key {e.args[0]} is missing from its metadata") from None
+    network, notes = assemble(family, config, family.gguf(config), source, dtype, path.name)
+    origin = Origin(name, path, source.fingerprint(), "gguf", config.model_type)
+    return Loaded(network, family, config, Tokenizer.from_gguf(metadata), {}, origin, notes)
+
+
+def _folder(name: str, path: Path, dtype: torch.dtype | None) -> Loaded:
+    if not (path / "config.json").exists():
+        raise UsageError(f"{path}: no config.json in it, so this is not a model's folder")
+    public = read_json(path / "config.json")
+    kind = public.get("model_type") if isinstance(public, dict) else None
+    if kind not in models.FAMILIES:
+        raise UsageError(f"{path.name}: model_type {kind!r} is not supported; supported: {', '.join(models.FAMILIES)}")
+    family = getattr(models, kind)
+    config = family.Config.from_public(public)
+    source = open_safetensors(path)
+    network, notes = assemble(family, config, family.hugging_face(config), source, dtype, path.name)
+    generation = read_json(path / "generation_config.json") if (path / "generation_config.json").exists() else {}
+    origin = Origin(name, path, source.fingerprint(), "safetensors", kind)
+    return Loaded(network, family, config, _tokenizer(path, generation, public), generation, origin, notes)
+
+
+def _tokenizer(path: Path, *settings: dict[str, Any]) -> Tokenizer | None:
+    if not any((path / f).exists() for f in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        return None
+    stops: list[int] = []
+    for each in settings:
+        found = each.get("eos_token_id")
+        stops += found if isinstance(found, list) else [found] if isinstance(found, int) else []
+    return Tokenizer.from_folder(path, stop_ids=stops)
+
+
+def assemble(
+    family: ModuleType, config: FamilyConfig, rules: Rules, source: Source, dtype: torch.dtype | None, file: str
+) -> tuple[nn.Module, list[str]]:
+    """Build the network and fill it from `source`; raises GroundupError when anything is left over on either side."""
+    with torch.device("meta"):
+        network: nn.Module = family.build(config)
+    plan = rules.load(source.names)
+    if plan.unused:
+        raise GroundupError(
+            f"{file}: {len(plan.unused)} tensors have no place in a {config.model_type}: {_some(plan.unused)}"
+        )
+    notes = [f"{len(plan.ignored)} tensors ignored: {_some(plan.ignored)}"] if plan.ignored else []
+    filled: set[str] = set()
+    for entry in plan.entries:
+        given = [source.read(s) for s in entry.sources]
+        try:
+            made = entry.rule.forward(given, len(entry.targets))
+        except (RuntimeError, UsageError) as e:
+            shapes = ", ".join(str(tuple(g.shape)) for g in given)
+            raise GroundupError(f"{file}: {entry.sources[0]} of shape {shapes} does not fit the config: {e}") from None
+        for target, tensor in zip(entry.targets, made, strict=True):
+            notes += _put(network, target, tensor if dtype is None else tensor.to(dtype), entry.sources[0], file)
+            filled.add(target)
+    _tie(network, plan)
+    for part in getattr(family, "OPTIONAL", ()):
+        if not any(t.startswith(part + ".") for t in filled) and getattr(network, part, None) is not None:
+            setattr(network, part, None)
+            notes.append(f"the file has no {part}")
+    empty = [name for name, t in tensors(network).items() if t.is_meta]
+    if empty:
+        raise GroundupError(f"{file}: {len(empty)} tensors of the model are missing from the file: {_some(empty)}")
+    return network.eval(), notes
+
+
+def _put(network: nn.Module, target: str, tensor: Tensor, source: str, file: str) -> list[str]:
+    path, _, last = target.rpartition(".")
+    try:
+        holder = network.get_submodule(path)
+    except AttributeError:
+        holder = None
+    wanted = getattr(holder, last, None)
+    if wanted is None:
+        raise GroundupError(f"{file}: {source} is there, but the config makes a model without {target}")
+    shape = tuple(wanted.shape)
+    if tuple(tensor.shape) != shape:
+        raise GroundupError(f"{file}: {source} gives {target} the shape {tuple(tensor.shape)}; the config wants {shape}")
+    if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
+        raise GroundupError(f"{file}: {source} holds numbers that are not finite")
+    if isinstance(holder, Linear | Embedding) and last == "weight":
+        if isinstance(wanted, Dense) and not wanted.values.is_meta:  # tied, and filled already by its twin
+            if torch.equal(wanted.values, tensor):
+                return []
+            holder.weight = Dense(tensor)
+            return [f"{target} differs from the weight that the config ties it to: untied"]
+        wanted.values = nn.Parameter(tensor, requires_grad=False)
+    else:
+        setattr(holder, last, nn.Parameter(tensor, requires_grad=False))
+    return []
+
+
+def _tie(network: nn.Module, plan: Plan) -> None:
+    """A head that the file leaves out is the embedding."""
+    for target, source in plan.ties.items():
+        try:
+            holder = network.get_submodule(target.rpartition(".")[0])
+            other = network.get_submodule(source.rpartition(".")[0])
+        except AttributeError:
+            continue
+        if isinstance(holder, Linear | Embedding) and holder.weight.values.is_meta:
+            holder.weight = other.weight
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,55 @@
+"""A network back into the Hugging Face layout, so that the reference library loads it and gives the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from groundup.checkpoints.safetensors import write_safetensors
+from groundup.core.config import FamilyConfig
+from groundup.core.errors import UsageError
+from groundup.core.files import atomic_folder, write_json
+from groundup.inputs.tokenizer import Tokenizer
+from groundup.peft.surgery import tensors
+
+
+def save(
+    path: Path,
+    network: nn.Module,
+    family: ModuleType,
+    config: FamilyConfig,
+    tokenizer: Tokenizer | None = None,
+    generation: dict[str, Any] | None = None,
+    notes: dict[str, Any] | None = None,
+) -> None:
+    """Write config.json, model.safetensors, the tokenizer and generation_config.json into a new folder.
+
+    The folder appears whole or not at all. `notes`: what the ledger beside the files keeps (ledger.json).
+    Raises UsageError when the folder exists.
+    """
+    named = tensors(network)
+    plan = family.hugging_face(config).save(named)
+    if plan.unused:
+        raise UsageError(f"a {config.model_type} file has no place for {', '.join(plan.unused[:4])}")
+    out = {}
+    for entry in plan.entries:
+        for source, tensor in zip(entry.sources, entry.rule.inverse([named[t].detach() for t in entry.targets]), strict=True):
+            out[source] = tensor.contiguous()
+    public = config.to_public()
+    tied = {t for t, r in ((r.target, r.tied_to) for r in family.hugging_face(config).table) if r is not None}
+    if "tie_word_embeddings" in public and tied:
+        public["tie_word_embeddings"] = not any(t in named for t in tied)
+    dtypes = {str(t.dtype).removeprefix("torch.") for t in out.values()}
+    public["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
+    with atomic_folder(path) as folder:
+        write_json(folder / "config.json", public)
+        write_safetensors(folder / "model.safetensors", out, {"format": "pt"})
+        if tokenizer is not None:
+            tokenizer.save(folder)
+        if generation:
+            write_json(folder / "generation_config.json", generation)
+        if notes:
+            write_json(folder / "ledger.json", notes)

@@ -1,0 +1,106 @@
+"""What this machine is fast at: a few seconds of measuring, kept in the cache for this processor and these versions.
+
+Number formats are never chosen by habit: bfloat16 products are 4.4 times float32's speed on one processor and a
+four-hundredth of it on another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from groundup.core.files import cache_dir, write_json
+
+FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def processor() -> str:
+    """The processor's name, with the instruction sets that decide how fast it multiplies."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    facts = {k.strip(): v.strip() for k, v in fields.items()}
+    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    sets = [s for s in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16") if s in flags]
+    model = f"family {facts.get('cpu family', '?')} model {facts.get('model', '?')}"
+    return f"{facts.get('model name', platform.machine())}, {model}, {' '.join(sets) or 'no vector sets known'}"
+
+
+def peak_memory() -> int:
+    """The most memory this process has held, in bytes."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _rate(rows: int, width: int, out: int, dtype: torch.dtype, limit: float = 0.4) -> float:
+    """Multiply-adds a second, in units of 10^9 operations (2 a multiply-add), best of a few within the limit."""
+    x, w = torch.randn(rows, width).to(dtype), torch.randn(out, width).to(dtype)
+    best, until = float("inf"), time.perf_counter() + limit
+    with torch.inference_mode():
+        while True:
+            start = time.perf_counter()
+            F.linear(x, w)
+            now = time.perf_counter()
+            best = min(best, now - start)
+            if now > until:
+                return 2 * rows * width * out / best / 1e9
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """GFLOP/s of each number format: `train` (many tokens), `prefill` (some), `decode` (one token)."""
+    shapes = {"train": (768, 576, 1536), "prefill": (256, 576, 1536), "decode": (1, 2048, 8192)}
+    rates: dict[str, dict[str, float]] = {}
+    for name, dtype in FORMATS.items():
+        quick = _rate(32, 256, 256, dtype, 0.02)  # a format without a fast path would take minutes at full size
+        small = quick < 2.0
+        rates[name] = {
+            work: _rate(min(rows, 64) if small else rows, width, out, dtype) for work, (rows, width, out) in shapes.items()
+        }
+    return rates
+
+
+def rates(refresh: bool = False) -> dict[str, dict[str, float]]:
+    """`measure`, from the cache when this processor, thread count and torch were measured before."""
+    key = f"{processor()} | torch {torch.__version__} | {torch.get_num_threads()} threads"
+    path = cache_dir() / "machine.json"
+    known: dict[str, Any] = {}
+    if path.exists():
+        try:
+            known = json.loads(path.read_text())
+        except (OSError, ValueError):
+            known = {}  # a broken note is measured again
+    if refresh or key not in known:
+        known[key] = measure()
+        os.makedirs(path.parent, exist_ok=True)
+        write_json(path, known)
+    found: dict[str, dict[str, float]] = known[key]
+    return found
+
+
+def choose(work: str) -> tuple[str, str]:
+    """The number format for `train` or `answer`, and the reason in a line.
+
+    An answer is taken as 512 tokens read and 128 written one by one. float32 unless bfloat16 is at least 1.2 times
+    as fast.
+    """
+    measured = rates()
+
+    def seconds(name: str) -> float:
+        r = measured[name]
+        return 1 / r["train"] if work == "train" else 512 / r["prefill"] + 128 / r["decode"]
+
+    gain = seconds("float32") / seconds("bfloat16")
+    chosen = "bfloat16" if gain >= 1.2 else "float32"
+    what = "training" if work == "train" else "answering"
+    times = f"{gain:.1f} times as fast as" if gain >= 1 else f"{1 / gain:.0f} times slower than"
+    return chosen, f"{chosen}: for {what}, bfloat16 is {times} float32 on this machine (measured)"

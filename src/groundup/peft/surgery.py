@@ -1,0 +1,91 @@
+"""Cutting into a network without touching the one that was given: copies that share every tensor, and finding parts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from groundup.core.errors import UsageError
+from groundup.nn.linear import Embedding, Linear
+from groundup.nn.storage import Dense
+
+BASE = ".base"  # where a wrapper keeps what it wraps; no canonical name has it
+
+
+def shared(network: nn.Module) -> nn.Module:
+    """A copy of the modules that holds the very same tensors; ties between storages are kept."""
+    memo: dict[int, object] = {id(t): t for t in [*network.parameters(), *network.buffers()]}
+    return copy.deepcopy(network, memo)
+
+
+def in_format(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy whose frozen numbers are kept as `dtype`; what is trained stays as it is and is shared."""
+    frozen = [p for p in network.parameters() if not p.requires_grad and p.is_floating_point()]
+    if all(p.dtype == dtype for p in frozen):
+        return network
+    memo: dict[int, object] = {id(t): t for t in [*network.parameters(), *network.buffers()]}
+    memo |= {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in frozen}
+    return copy.deepcopy(network, memo)
+
+
+def canonical(path: str) -> str:
+    """The name a part has without wrappers: `blocks.0.attn.q.base` -> `blocks.0.attn.q`."""
+    return path.replace(BASE + ".", ".").removesuffix(BASE)
+
+
+def linears(network: nn.Module) -> dict[str, nn.Module]:
+    """Every linear by its canonical name, wrapped or not (a wrapper stands for the linear inside it)."""
+    found: dict[str, nn.Module] = {}
+    for path, part in network.named_modules():
+        if isinstance(part, Linear):
+            name = canonical(path)
+            found[name] = network.get_submodule(path.removesuffix(BASE)) if path.endswith(BASE) else part
+    return found
+
+
+def replace(network: nn.Module, name: str, part: nn.Module) -> None:
+    """Put `part` where `name` stands."""
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, part)
+
+
+def match(names: Iterator[str] | list[str], targets: str) -> list[str]:
+    """The names that end in one of the words of `targets` (`attn.q mlp.down`, or `all`).
+
+    Raises UsageError for a word that matches nothing, with the words that would.
+    """
+    names = list(names)
+    words = targets.replace(",", " ").split()
+    chosen: set[str] = set()
+    for word in words:
+        hits = {n for n in names if word == "all" or n == word or n.endswith("." + word)}
+        if word == "all":
+            hits = {n for n in hits if not n.startswith(("head", "pooler"))}
+        if not hits:
+            kinds = sorted({".".join(n.split(".")[-2:]) for n in names})
+            raise UsageError(f"targets: {word!r} names no linear of this model; there are {', '.join(kinds)}")
+        chosen |= hits
+    if not words:
+        raise UsageError("targets is empty: name at least one linear, such as attn.q")
+    return [n for n in names if n in chosen]
+
+
+def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Every weight, bias and gain as ordinary numbers under its canonical name; a tied storage once, where it is first."""
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for path, part in network.named_modules():
+        name = canonical(path)
+        if isinstance(part, Linear | Embedding):
+            if id(part.weight) not in seen:
+                seen.add(id(part.weight))
+                found[f"{name}.weight"] = part.weight.dense()
+            if isinstance(part, Linear) and part.bias is not None:
+                found[f"{name}.bias"] = part.bias
+        elif not isinstance(part, Dense):
+            for last, parameter in part.named_parameters(recurse=False):
+                found[f"{name}.{last}" if name else last] = parameter
+    return found

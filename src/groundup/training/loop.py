@@ -1,0 +1,299 @@
+"""The one loop: batches in, gradients, an update; now and then a validation, a saved state, a line in the log.
+
+    run.json      the settings as plain flags, the base, the data
+    log.jsonl     a line an update, a line a validation
+    loss.png      the two drawn
+    best/ last/   adapters in PEFT's layout
+    state-*/      what a killed run goes on from, to the bit
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from groundup.core.errors import GroundupError
+from groundup.core.files import atomic_write
+from groundup.core.machine import peak_memory
+from groundup.core.plots import loss_curve
+from groundup.data.batches import Batches, Place
+from groundup.inputs.tokenizer import Encoded
+from groundup.nn.stack import Decoder
+from groundup.training import state
+from groundup.training.objective import causal_loss
+from groundup.training.settings import Settings
+
+KeepAdapter = Callable[[Path], None]
+Tell = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left: where, which adapter is the best and which the last, and the losses.
+
+    best_loss, last_loss  of validation, in nats a trained token
+    """
+
+    out: Path
+    best: Path
+    last: Path
+    steps: int
+    best_step: int
+    best_loss: float
+    last_loss: float
+    first_loss: float
+    seconds: float
+    tokens: int
+    trained_tokens: int
+    rows: int
+    peak_memory: int
+
+
+class Trainer:
+    """Trains the parameters `trained` of a network on rows; see `groundup.finetune` for the whole.
+
+    adapter  the name that the rows use
+    keep     writes the adapter as it stands into a new folder
+    """
+
+    def __init__(
+        self,
+        network: Decoder,
+        trained: dict[str, nn.Parameter],
+        rows: Sequence[Encoded],
+        validation: Sequence[Encoded],
+        settings: Settings,
+        *,
+        out: Path,
+        adapter: str | None,
+        keep: KeepAdapter,
+        tell: Tell | None = None,
+        say: Callable[[str], None] = lambda text: None,
+        device: torch.device | str = "cpu",
+    ):
+        self.network, self.trained, self.settings = network, trained, settings
+        self.rows, self.validation = rows, validation
+        self.out, self.adapter, self.keep, self.device = out, adapter, keep, device
+        self.tell, self.say = tell, say
+        network.recompute = settings.checkpointing
+        self.optimizer = torch.optim.AdamW(
+            list(trained.values()),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.batches = Batches([len(r.ids) for r in rows], rows_per_batch=settings.batch, seed=settings.seed)
+        self.facts: dict[str, Any] = {
+            "step": 0,
+            "place": [0, 0],
+            "best_step": 0,
+            "best_loss": None,
+            "last_loss": None,
+            "first_loss": None,
+            "tokens": 0,
+            "trained_tokens": 0,
+            "rows": 0,
+            "seconds": 0.0,
+        }
+
+    # --- one update ---------------------------------------------------------------------------------------------------
+
+    def update(self, groups: list[list[Encoded]], rate: float) -> float:
+        """One update from the mean loss over all trained tokens of these groups of rows; gives that loss.
+
+        Groups are weighted by their trained tokens, so that accumulating equals one big batch.
+        """
+        count = sum(sum(r.trained[1:]) for group in groups for r in group)
+        self.network.train()
+        total = 0.0
+        for group in groups:
+            loss, _ = causal_loss(self.network, group, adapter=self.adapter, device=self.device)
+            (loss / count).backward()
+            total += float(loss.detach())
+        if not total == total or total in (float("inf"), float("-inf")):
+            raise GroundupError(
+                f"the loss is {total} at step {self.facts['step'] + 1}: lower the learning rate "
+                f"({self.settings.learning_rate:g}), or look for odd rows with `groundup data check`"
+            )
+        if self.settings.clip:
+            nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.clip)
+        for group_of in self.optimizer.param_groups:
+            group_of["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total / count
+
+    def validate(self) -> float:
+        """Mean loss over the trained tokens of the validation rows."""
+        self.network.eval()
+        order = sorted(range(len(self.validation)), key=lambda i: len(self.validation[i].ids))
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for i in range(0, len(order), self.settings.batch):
+                group = [self.validation[j] for j in order[i : i + self.settings.batch]]
+                loss, n = causal_loss(self.network, group, adapter=self.adapter, device=self.device)
+                total, count = total + float(loss), count + n
+        return total / count
+
+    # --- the run ------------------------------------------------------------------------------------------------------
+
+    def seconds_a_step(self) -> float:
+        """How long an update takes here: two forward and backward passes whose gradients are thrown away."""
+        groups = self._groups(Place(0, 0))
+        spent = []
+        for _ in range(2):
+            group = next(groups)[0]
+            start = time.perf_counter()
+            for rows in group:
+                loss, _ = causal_loss(self.network.train(), rows, adapter=self.adapter, device=self.device)
+                loss.backward()
+            spent.append((time.perf_counter() - start) / sum(len(r.ids) for rows in group for r in rows))
+            self.optimizer.zero_grad(set_to_none=True)
+        mean = sum(len(r.ids) for r in self.rows) / len(self.rows)
+        return min(spent) * mean * self.settings.batch * self.settings.accumulate
+
+    def go(self) -> Run:
+        """Train from where the state stands to the end. Ctrl-C finishes the update, saves, and raises
+        KeyboardInterrupt."""
+        self._resume()
+        began, saved = time.monotonic() - self.facts["seconds"], time.monotonic()
+        groups = self._groups(Place(*self.facts["place"]))
+        settings = self.settings
+        with _stoppable() as stop:
+            while self.facts["step"] < settings.steps:
+                group, place = next(groups)
+                step = self.facts["step"]
+                start = time.perf_counter()
+                rate = settings.rate(step)
+                loss = self.update(group, rate)
+                tokens = sum(len(r.ids) for rows in group for r in rows)
+                self.facts["step"], self.facts["place"] = step + 1, list(place)
+                self.facts["tokens"] += tokens
+                self.facts["trained_tokens"] += sum(sum(r.trained) for rows in group for r in rows)
+                self.facts["rows"] += sum(map(len, group))
+                self.facts["first_loss"] = loss if self.facts["first_loss"] is None else self.facts["first_loss"]
+                self.facts["seconds"] = time.monotonic() - began
+                speed = tokens / (time.perf_counter() - start)
+                self._log({"step": step + 1, "loss": loss, "lr": rate, "tokens_per_second": round(speed, 1)})
+                self._told(loss, rate, speed)
+                last = step + 1 == settings.steps
+                if last or (step + 1) % settings.validate_every == 0:
+                    self._validated()
+                if last or stop() or time.monotonic() - saved >= settings.save_every:
+                    self.facts["seconds"] = time.monotonic() - began
+                    self._save()
+                    saved = time.monotonic()
+                if stop() and not last:
+                    raise KeyboardInterrupt
+        return self._finish()
+
+    def _groups(self, place: Place) -> Iterator[tuple[list[list[Encoded]], Place]]:
+        """The groups of rows of each update, and the place after them."""
+        group: list[list[Encoded]] = []
+        for batch in self.batches.after(place):
+            group.append([self.rows[i] for i in batch.rows])
+            if len(group) == self.settings.accumulate:
+                yield group, batch.next
+                group = []
+
+    def _validated(self) -> None:
+        loss = self.validate()
+        self.facts["last_loss"] = loss
+        self._log({"step": self.facts["step"], "validation_loss": loss})
+        if self.facts["best_loss"] is None or loss < self.facts["best_loss"]:
+            self.facts["best_loss"], self.facts["best_step"] = loss, self.facts["step"]
+            self.keep(self.out / "best")
+        self._draw()
+
+    def _save(self) -> None:
+        state.save(self.out, self.facts["step"], state.State(state.capture(self.trained, self.optimizer), dict(self.facts)))
+
+    def _resume(self) -> None:
+        found, damaged = state.newest(self.out)
+        for line in damaged:
+            self.say(line)
+        if found is None:
+            atomic_write(self.out / "log.jsonl", "")
+            return
+        state.restore(found.tensors, self.trained, self.optimizer)
+        self.facts |= found.facts
+        lines = (self.out / "log.jsonl").read_text().splitlines()
+        kept = [line for line in lines if _step_of(line) <= self.facts["step"]]
+        atomic_write(self.out / "log.jsonl", "".join(line + "\n" for line in kept))
+
+    def _finish(self) -> Run:
+        self.keep(self.out / "last")
+        self._draw()
+        f = self.facts
+        run = Run(
+            out=self.out,
+            best=self.out / "best",
+            last=self.out / "last",
+            steps=f["step"],
+            best_step=f["best_step"],
+            best_loss=f["best_loss"],
+            last_loss=f["last_loss"],
+            first_loss=f["first_loss"],
+            seconds=f["seconds"],
+            tokens=f["tokens"],
+            trained_tokens=f["trained_tokens"],
+            rows=f["rows"],
+            peak_memory=peak_memory(),
+        )
+        facts = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(run).items()}
+        atomic_write(self.out / "done.json", json.dumps(facts, indent=1))
+        return run
+
+    def _log(self, line: dict[str, Any]) -> None:
+        with open(self.out / "log.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _told(self, loss: float, rate: float, speed: float) -> None:
+        if self.tell is not None:
+            memory = float(peak_memory())
+            self.tell(self.facts["step"], self.settings.steps, loss=loss, lr=rate, tokens_per_second=speed, peak_memory=memory)
+
+    def _draw(self) -> None:
+        lines = [json.loads(line) for line in (self.out / "log.jsonl").read_text().splitlines()]
+        train = [(e["step"], e["loss"]) for e in lines if "loss" in e]
+        valid = [(e["step"], e["validation_loss"]) for e in lines if "validation_loss" in e]
+        loss_curve(train, self.out / "loss.png", validation=valid, best=self.facts["best_step"], last=self.facts["step"])
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return 1 << 60  # half a line, written while it was killed
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and a polite kill ask the loop to stop after its update; a second Ctrl-C stops at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever runs us there stops us
+        before = {}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
