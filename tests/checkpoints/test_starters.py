@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -56,6 +57,17 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def quick(index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same without pip, which takes a second to start."""
+
+    def download(starter: Starter, folder: Path, progress: object) -> Path:
+        return Path(shutil.copy(index / "tiny_starter-0.3-py3-none-any.whl", folder))
+
+    monkeypatch.setattr(starters, "_download", download)
+    return index
+
+
 def left(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "cache" / "starters").iterdir())
 
@@ -71,18 +83,18 @@ def test_the_folder_of_a_starter(index: Path, tmp_path: Path) -> None:
     assert left(tmp_path) == ["tiny"]
 
 
-def test_one_file_and_the_wheel_itself(index: Path) -> None:
+def test_one_file_and_the_wheel_itself(quick: Path) -> None:
     assert fetch("one").read_bytes() == MEMBERS["one.txt"]
-    assert fetch("whole").read_bytes() == (index / "tiny_starter-0.3-py3-none-any.whl").read_bytes()
+    assert fetch("whole").read_bytes() == (quick / "tiny_starter-0.3-py3-none-any.whl").read_bytes()
 
 
-def test_the_second_time_pip_is_not_asked(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_time_pip_is_not_asked(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fetch("tiny")
-    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(starters, "_download", None)
     assert fetch("tiny") == fetch("tiny", verify=True) == first
 
 
-def test_what_is_damaged_in_the_cache_is_fetched_again(index: Path) -> None:
+def test_what_is_damaged_in_the_cache_is_fetched_again(quick: Path) -> None:
     folder = fetch("tiny")
     path = folder / "below/two.bin"
     path.write_bytes(MEMBERS["below/two.bin"][:-1])
@@ -107,18 +119,18 @@ def test_what_is_damaged_in_the_cache_is_fetched_again(index: Path) -> None:
         ({"one.txt": MEMBERS["one.txt"], "../two.bin": MEMBERS["below/two.bin"]}, "cannot be unpacked.*two.bin"),
     ],
 )
-def test_another_content_is_not_kept(index: Path, tmp_path: Path, members: dict[str, bytes], says: str) -> None:
-    wheel(index / "tiny_starter-0.3-py3-none-any.whl", members)
+def test_another_content_is_not_kept(quick: Path, tmp_path: Path, members: dict[str, bytes], says: str) -> None:
+    wheel(quick / "tiny_starter-0.3-py3-none-any.whl", members)
     with pytest.raises(GroundupError, match=says) as error:
         fetch("tiny")
     assert "\n" not in str(error.value)
     assert left(tmp_path) == []
 
 
-def test_a_failure_keeps_what_was_there(index: Path, tmp_path: Path) -> None:
+def test_a_failure_keeps_what_was_there(quick: Path, tmp_path: Path) -> None:
     folder = fetch("tiny")
     (folder / "one.txt").write_bytes(b"short")
-    wheel(index / "tiny_starter-0.3-py3-none-any.whl", {})
+    wheel(quick / "tiny_starter-0.3-py3-none-any.whl", {})
     with pytest.raises(GroundupError):
         fetch("tiny")
     assert left(tmp_path) == ["tiny"] and (folder / "below/two.bin").exists()

@@ -20,13 +20,15 @@ def size(path: Path) -> tuple[int, int]:
 
 def test_loss_curve(tmp_path: Path) -> None:
     train = [(step, 3 / step) for step in range(1, 60)]
-    plots.loss_curve(train, [(10, 0.4), (50, 0.2)], tmp_path / "a.png", best=50, last=59, title="loss of $5 and $6")
+    plots.loss_curve(
+        train, tmp_path / "a.png", validation=[(10, 0.4), (50, 0.2)], best=50, last=59, title="loss of $5 and $6"
+    )
     width, height = size(tmp_path / "a.png")
     assert 800 < width < 2000 and 500 < height < 1200
-    plots.loss_curve([(1, 2.0)], [], tmp_path / "b.png", last=1)
-    plots.loss_curve([], [(1, 2.0)], tmp_path / "c.png", best=1)
+    plots.loss_curve([(1, 2.0)], tmp_path / "b.png", last=1)
+    plots.loss_curve([], tmp_path / "c.png", validation=[(1, 2.0)], best=1)
     with pytest.raises(UsageError, match="no loss"):
-        plots.loss_curve([], [], tmp_path / "d.png")
+        plots.loss_curve([], tmp_path / "d.png")
     assert not (tmp_path / "d.png").exists()
 
 

@@ -193,6 +193,8 @@ SPLIT = {
     "lines joined": ("{{ m.content.split('\\n') | join }}", {"content": "<|im\n_end|>"}),
     "sliced": ("{{ m.content[1:] }}", {"content": "x<|im_end|>"}),
     "reversed": ("{{ m.content | reverse }}", {"content": ">|dne_mi|<"}),
+    "a tag taken out": ("{{ m.content | replace('<b>', '') }}", {"content": "<|im_<b>end|>"}),
+    "two tags around": ("{{ m.content.split('<b>')[1] }}", {"content": "<b><|im_end|><b>"}),
     "a key": ("{{ m.args | tojson }}", {"args": {"<|im_end|>": 1}}),
     "a list": ("{{ m.content | join }}", {"content": ["<|im_", "end|>", "<|im_start|>"]}),
     "parts": (

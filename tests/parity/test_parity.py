@@ -16,22 +16,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from parity.oracles import CASES, Case, Loaded, Rows, draw_rows, expected, load, save, step_of, write_reference
 from torch import Tensor, nn
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
+from groundup.checkpoints.load import Loaded, assemble, load
+from groundup.checkpoints.safetensors import open_safetensors
+from groundup.checkpoints.save import save
 from groundup.core.rules import Rules, rules
 from groundup.nn.cache import Fresh, Shared, Slots
 from groundup.nn.step import Step
+from parity.oracles import CASES, Case, InMemory, Rows, draw_rows, expected, step_of, write_reference
 
 # 1e-5 x max(1, max |logit|) in float32: two orders of summation differ by a few roundings of 6e-8 in each of some ten
-# layers. In float64 the reference's RMSNorm still takes its mean in float32, so one rounding of 6e-8 a norm remains.
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-6}
+# layers. The same reasoning at 1.1e-16 gives the tolerance in float64.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 ARMS = ("plain", "batched", "chunks-1", "chunks-3", "chunks-all", "shared", "saved", "exported")
 LENGTHS, SOURCES = (5, 11, 1, 7), (3, 9, 13, 1)
@@ -46,16 +52,25 @@ def arms(case: Case) -> Iterator[str]:
         yield "float64"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads cost such small products more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """case -> (oracle, folder, ours), each made once."""
+    """case -> (oracle, folder of its files, ours loaded from there), each made once."""
     kept: dict[str, tuple[nn.Module, Path, Loaded]] = {}
 
     def make(case: Case) -> tuple[nn.Module, Path, Loaded]:
         if case.name not in kept:
             folder = tmp_path_factory.mktemp(case.name)
             oracle = write_reference(case, folder)
-            kept[case.name] = (oracle, folder, load(case.module, folder))
+            kept[case.name] = (oracle, folder, load(folder))
         return kept[case.name]
 
     return make
@@ -64,41 +79,39 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize(("case", "arm"), [pytest.param(c, a, id=f"{c.name}-{a}") for c in CASES for a in arms(c)])
 def test_same_numbers(case: Case, arm: str, made: Any, tmp_path: Path) -> None:
     oracle, _, ours = made(case)
-    rows = draw_rows(case, LENGTHS, SOURCES)
-    dtype = torch.float32
+    network, rows = ours.network, draw_rows(case, LENGTHS, SOURCES)
+    dtype, oracle_says = torch.float32, None
     if arm == "float64":
-        dtype = torch.float64
-        oracle, ours = copy.deepcopy(oracle).double(), Loaded(copy.deepcopy(ours.network).double(), ours.config, ours.rules)
+        dtype, oracle, network = torch.float64, exact(oracle), copy.deepcopy(network).double()
+    if arm in ("saved", "exported"):
+        save(tmp_path / "ours", network, ours.family, ours.config)
     if arm == "exported":
-        save(ours, tmp_path)
-        got = expected(case, read_by_reference(case, tmp_path), rows)
+        got = expected(case, read_by_reference(case, tmp_path / "ours"), rows)
     elif arm == "saved":
-        save(ours, tmp_path)
-        got = batched(case, load(case.module, tmp_path).network, rows)
+        got = batched(case, load(tmp_path / "ours").network, rows)
     elif arm == "shared":
         begin = draw_rows(case, (6,), (1,), seed=2).ids[0]
-        got = shared(ours.network, begin, rows)
+        got = shared(network, begin, rows)
         whole = Rows(tuple(torch.cat((begin, i)) for i in rows.ids), rows.types, rows.sources)
-        assert_same(got, [e[len(begin) :] for e in expected(case, oracle, whole)], dtype)
-        return
+        oracle_says = [e[len(begin) :] for e in expected(case, oracle, whole)]
     elif arm == "plain":
         got = [
-            batched(case, ours.network, Rows((ids,), (types,), (source,)))[0]
+            batched(case, network, Rows((ids,), (types,), (source,)))[0]
             for ids, types, source in zip(rows.ids, rows.types, rows.sources, strict=True)
         ]
     elif arm in ("batched", "float64"):
-        got = batched(case, ours.network, rows)
+        got = batched(case, network, rows)
     else:
         size = arm.removeprefix("chunks-")
-        got = cached(case, ours.network, rows, max(LENGTHS) if size == "all" else int(size))
-    assert_same(got, expected(case, oracle, rows), dtype)
+        got = cached(case, network, rows, max(LENGTHS) if size == "all" else int(size))
+    assert difference(got, oracle_says or expected(case, oracle, rows)) <= TOLERANCE[dtype]
 
 
-def assert_same(got: list[Tensor], want: list[Tensor], dtype: torch.dtype) -> None:
+def difference(got: list[Tensor], want: list[Tensor]) -> float:
+    """The largest difference of two logits, as a share of max(1, the largest logit)."""
     largest = max(w.abs().max().item() for w in want)
-    apart = max((g - w).abs().max().item() for g, w in zip(got, want, strict=True))
     assert largest > 0.5, "logits near zero would agree with anything"
-    assert apart <= TOLERANCE[dtype] * max(1.0, largest)
+    return max((g - w).abs().max().item() for g, w in zip(got, want, strict=True)) / max(1.0, largest)
 
 
 @torch.no_grad()
@@ -115,14 +128,14 @@ def shared(network: Any, begin: Tensor, rows: Rows) -> list[Tensor]:
 
 @torch.no_grad()
 def cached(case: Case, network: Any, rows: Rows, size: int) -> list[Tensor]:
-    """`size` tokens of every row a call; the last two rows join a call later than the others, and each leaves at its end."""
+    """`size` tokens of every row a call; two rows join a call later than the others, and each leaves at its end."""
     cache, done = Slots(rows=7, capacity=13), [0] * len(rows.ids)
     out: list[list[Tensor]] = [[] for _ in rows.ids]
     waves = [[0, 1], [2, 3]]
     while waves or any(d < n for d, n in zip(done, rows.lengths, strict=True)):
         going = [i for i, d in enumerate(done) if 0 < d < len(rows.ids[i])]
         joining = waves.pop(0) if waves else []
-        for which in filter(None, (going, joining)):  # memory comes in the call in which rows join, so in one of its own
+        for which in filter(None, (going, joining)):  # those that join do so in a call of their own: it has the memory
             take = [min(size, len(rows.ids[i]) - done[i]) for i in which]
             parts = [rows.ids[i][done[i] : done[i] + n] for i, n in zip(which, take, strict=True)]
             cut = Rows(tuple(parts), tuple(rows.types[i][:n] for i, n in zip(which, take, strict=True)),
@@ -142,6 +155,19 @@ def cached(case: Case, network: Any, rows: Rows, size: int) -> list[Tensor]:
     return [torch.cat(o) for o in out]
 
 
+def exact(oracle: nn.Module) -> nn.Module:
+    """The reference in float64, its norms' means too (it takes them in float32 whatever the input)."""
+    oracle = copy.deepcopy(oracle).double()
+    for part in oracle.modules():
+        if isinstance(part, T5LayerNorm):
+            part.forward = partial(root_mean_square, part)
+    return oracle
+
+
+def root_mean_square(norm: T5LayerNorm, x: Tensor) -> Tensor:
+    return norm.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+
+
 def read_by_reference(case: Case, folder: Path) -> nn.Module:
     """The reference on our files; it must find all that it looks for, and nothing else."""
     model, report = getattr(transformers, case.reference).from_pretrained(folder, output_loading_info=True)
@@ -156,8 +182,6 @@ def read_by_reference(case: Case, folder: Path) -> nn.Module:
 
 def without(table: Rules, operation: str, instead: str = "") -> Rules:
     """The same table with one operation forgotten."""
-    from dataclasses import replace
-
     changed = []
     for rule in table.table:
         kept = []
@@ -171,14 +195,14 @@ def without(table: Rules, operation: str, instead: str = "") -> Rules:
     return replace(table, table=tuple(changed))
 
 
-@pytest.mark.parametrize("name", ["bloom-6-heads", "bloom-11-heads"])
+@pytest.mark.parametrize("name", ["bloom-6-heads", "bloom-11-heads-untied"])
 def test_without_the_interleave_the_numbers_differ(name: str, made: Any) -> None:
     case = next(c for c in CASES if c.name == name)
-    oracle, folder, _ = made(case)
-    wrong = load(case.module, folder, lambda c: without(case.module.hugging_face(c), "interleave", "split"))
+    oracle, folder, ours = made(case)
+    table = without(ours.family.hugging_face(ours.config), "interleave", "split")
+    wrong, _ = assemble(ours.family, ours.config, table, open_safetensors(folder), None, case.name)
     rows = draw_rows(case, LENGTHS, SOURCES)
-    with pytest.raises(AssertionError, match="apart"):
-        assert_same(batched(case, wrong.network, rows), expected(case, oracle, rows), torch.float32)
+    assert difference(batched(case, wrong, rows), expected(case, oracle, rows)) > 0.01
 
 
 GGUF_NAMES = """
@@ -213,19 +237,13 @@ def as_gguf(tensors: dict[str, Tensor], heads: int, kv_heads: int) -> dict[str, 
 
 @pytest.mark.parametrize("forget", [False, True])
 def test_gguf_rows_are_turned_back(forget: bool, made: Any) -> None:
-    from parity.oracles import fill
-
     case = next(c for c in CASES if c.name == "llama-grouped")
     oracle, _, ours = made(case)
     names = {n: p.detach() for n, p in oracle.named_parameters()}
     tensors = as_gguf(names, ours.config.num_attention_heads, ours.config.kv_heads)
     table = case.module.gguf(ours.config)
-    network = case.module.build(ours.config).eval()
-    fill(network, tensors, without(table, "rotary") if forget else table)
+    table = without(table, "rotary") if forget else table
+    network, _ = assemble(ours.family, ours.config, table, InMemory(tensors), None, case.name)
     rows = draw_rows(case, LENGTHS, SOURCES)
-    got, want = batched(case, network, rows), expected(case, oracle, rows)
-    if forget:
-        with pytest.raises(AssertionError, match="apart"):
-            assert_same(got, want, torch.float32)
-    else:
-        assert_same(got, want, torch.float32)
+    apart = difference(batched(case, network, rows), expected(case, oracle, rows))
+    assert apart > 0.01 if forget else apart <= TOLERANCE[torch.float32]

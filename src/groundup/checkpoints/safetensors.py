@@ -82,8 +82,9 @@ class SafetensorsFile:
     """One checked file, mapped into memory. The mapping lives as long as any tensor that was read from it."""
 
     def __init__(self, path: Path):
-        if path.is_dir() or (path.exists() and not path.is_file()):
-            raise GroundupError(f"{path} is not a file")
+        with explained(path):
+            if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
+                raise GroundupError(f"{path} is not a file")
         with explained(path), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = _header(file, size, path)
@@ -149,7 +150,9 @@ def open_safetensors(path: str | Path) -> Safetensors:
     Raises GroundupError, naming the file and the number, for whatever does not agree with itself.
     """
     place = Path(path)
-    if not place.is_dir():
+    with explained(path):
+        folder = place.is_dir()
+    if not folder:
         if place.name.endswith(".index.json"):
             return Safetensors(_shards(place))
         return Safetensors([SafetensorsFile(place)])

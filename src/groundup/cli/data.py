@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclopts import App
 
 from groundup.cli.options import Common
 from groundup.cli.output import result
 from groundup.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from groundup.inputs.tokenizer import Tokenizer
 
 app = App(
     help="Look at rows of data before they are trained on.",
@@ -50,6 +54,15 @@ def check(
     found = checking.check(file, tokenizer, max_tokens=max_tokens)
     result(found.to_dict(), found.text(), as_json=common.json)
     return 0 if found.ok else 1
+
+
+def _tokenizer(model: str, revision: str | None) -> Tokenizer:
+    from groundup import api
+
+    found = api.load(model, revision=revision).tokenizer
+    if found is None:
+        raise UsageError(f"{model} has no tokenizer, so there are no tokens to count or show")
+    return found
 
 
 @app.command(

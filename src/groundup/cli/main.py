@@ -14,7 +14,7 @@ from importlib import import_module
 from cyclopts import App, CycloptsError, Parameter
 
 import groundup
-from groundup.cli.options import from_config_file
+from groundup.cli import options
 from groundup.cli.output import note
 from groundup.core.errors import GroundupError
 
@@ -48,7 +48,7 @@ def make_app() -> App:
         help_epilogue=EPILOGUE,
         help_format="plaintext",
         version=groundup.__version__,
-        config=from_config_file,
+        config=options.from_config_file,
         suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative=(), show_default=_default),
     )
@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in flags
     words = [word for word in flags if word != "--debug"] + words[len(flags) :]
+    options.typed[:] = words
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number

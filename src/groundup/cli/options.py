@@ -14,12 +14,15 @@ import yaml
 from cyclopts import Parameter
 from cyclopts.config import Dict
 
+from groundup.cli.output import note
 from groundup.core.errors import UsageError
 
 if TYPE_CHECKING:
     from cyclopts import App, ArgumentCollection
 
     from groundup.model import Model
+
+typed: list[str] = []  # the words of this command line, set by main
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -161,14 +164,16 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def open_model(name: str, which: Which, machine: Machine) -> Model:
-    """The model of this name, loaded as the flags say."""
+def open_model(name: str, which: Which, machine: Machine, *, precision: str | None = None) -> Model:
+    """The model of this name, loaded as the flags say (in `precision` instead, if given); what it notes is said."""
     use_threads(machine.threads)
     from groundup import api
 
-    return api.load(
-        name, adapter=which.adapter, revision=which.revision, device=machine.device, dtype=machine.precision
-    )
+    dtype = precision or machine.precision
+    model = api.load(name, adapter=which.adapter, revision=which.revision, device=machine.device, dtype=dtype)
+    for line in model.notes:
+        note(line)
+    return model
 
 
 def use_threads(threads: int | None) -> None:

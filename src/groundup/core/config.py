@@ -32,7 +32,7 @@ _CHANGES_NOTHING = """
     dtype torchscript use_bfloat16 attn_implementation _attn_implementation _attn_implementation_autoset
     use_cache return_dict output_attentions output_hidden_states output_past output_scores gradient_checkpointing
     chunk_size_feed_forward pretraining_tp tf_legacy_loss initializer_range initializer_factor init_std
-    id2label label2id num_labels problem_type finetuning_task task_specific_params classifier_dropout
+    id2label label2id num_labels _num_labels problem_type finetuning_task task_specific_params classifier_dropout
     bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id
     forced_bos_token_id forced_eos_token_id bad_words_ids suppress_tokens begin_suppress_tokens
     max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty

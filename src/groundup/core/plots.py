@@ -25,9 +25,9 @@ INK, QUIET, GRID = "#22303c", "#5f6c78", "#e3e8ed"
 
 def loss_curve(
     train: Sequence[tuple[float, float]],
-    validation: Sequence[tuple[float, float]],
     path: str | Path,
     *,
+    validation: Sequence[tuple[float, float]] = (),
     best: float | None = None,
     last: float | None = None,
     title: str = "Loss",

@@ -147,3 +147,12 @@ def draw(logits: Float[Tensor, "B V"], generators: Sequence[torch.Generator]) ->
     reached = logits.double().softmax(1).cumsum(1)  # in float64, as 1e5 terms are added up
     point = torch.cat(numbers).to(logits.device)[:, None] * reached[:, -1:]
     return torch.searchsorted(reached, point, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+def likeliest(logits: Float[Tensor, "B V"]) -> list[tuple[int, float]]:
+    """The token with the highest score of each row, the first of equals, and the score (NaN if one of them is)."""
+    if logits.device.type != "cpu":
+        best = logits.max(1)
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    scores = logits.numpy()  # its argmax takes a twentieth of the time that torch's takes over a large vocabulary
+    return [(int(i), float(row[i])) for i, row in zip(scores.argmax(1), scores, strict=True)]

@@ -10,7 +10,8 @@ messages only, for characters that occur nowhere else:
                                                                   ^^^^^^^^^^ the only control token
 
 What still reads as a control token begins and ends with a character of the template. This holds however the message's
-pieces are joined, trimmed or changed on the way, and places in both texts are the same, since no length changes.
+pieces are joined, trimmed or changed on the way, and places in both texts are the same, since no length changes. A
+template may look into a message, though, for tags like `</think>`, and find none; then less is exchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 from groundup.core.errors import GroundupError, UsageError
 from groundup.inputs.meter import words
-from groundup.inputs.sandbox import run
+from groundup.inputs.sandbox import constants, run
 
 # Dicts like {"role": "user", "content": "Hi"}; they come from files and requests, so they are checked here.
 Messages = Sequence[Any]
@@ -55,6 +56,11 @@ class Control:
 
     def find(self, text: str) -> list[tuple[int, int]]:
         return [match.span() for match in self.pattern.finditer(text)]
+
+    def tags(self, words: Iterable[str]) -> list[str]:
+        """Those of `words` that have such an edge in them and are no part of a control token."""
+        own = (word for word in words if not any(word in token for token in self.tokens))
+        return sorted((word for word in own if not self.edges.isdisjoint(word)), key=len, reverse=True)
 
     def inside(self, word: str) -> bool:
         """Could `word` be the middle of a control token, its ends written by a template?"""
@@ -103,8 +109,14 @@ def render_marked(template: str, messages: Messages, control: Control, **options
             hidden = hidden[:start] + table.exchange(hidden[start], hidden[start]) + hidden[start + 1 :]
         return hidden
 
+    def around_tags(value: str, key: str, ours: bool) -> str:
+        """The same, but what the template itself may look for in a message (`<think>`) stays as it is."""
+        parts = tags.split(value)  # text, tag, text, tag, ..., text
+        parts[::2] = [everywhere(part, key, ours) for part in parts[::2]]
+        return whole_tokens("".join(parts), key, ours)
+
     def whole_tokens(value: str, key: str, ours: bool) -> str:
-        """Only the ends of complete control tokens, for templates that look into a message for other `<tags>`."""
+        """Only the ends of complete control tokens."""
         while spans := control.find(value):
             for start, end in spans:
                 first, last = (table.exchange(edge, edge) for edge in (value[start], value[end - 1]))
@@ -112,7 +124,8 @@ def render_marked(template: str, messages: Messages, control: Control, **options
         return value
 
     hidden = ""
-    for change in (everywhere, whole_tokens):
+    tags = re.compile(f"({'|'.join(map(re.escape, control.tags(constants(template)))) or '(?!)'})")
+    for change in (everywhere, around_tags, whole_tokens):  # the most careful way that leaves the text as it is
         changed = [_map(message, change, ours=True) for message in messages]
         changed_tools = _map(tools, change, ours=False)
         if not table.used:  # the usual case: nothing in the messages looks like a part of a control token

@@ -196,6 +196,10 @@ class Tokenizer:
         if self.template is not None:
             atomic_write(folder / "chat_template.jinja", self.template)
 
+    def to_json(self) -> str:
+        """The content of tokenizer.json, for libraries that read one."""
+        return json.dumps(self._json())
+
     def fingerprint(self) -> str:
         """sha256 (hexadecimal) of all that decides which ids a text gets: equal after `save` and `from_folder`."""
         content = {"tokenizer": self._json(), "names": self._names, "template": self.template}

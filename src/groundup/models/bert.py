@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
 from groundup.core.rules import Rules, rules
@@ -37,12 +37,12 @@ class Config(FamilyConfig):
     layer_norm_eps: float = 1e-12
     tie_word_embeddings: bool = True
 
-    IGNORED = {
+    IGNORED: ClassVar = {
         "hidden_dropout_prob": ANY,
         "attention_probs_dropout_prob": ANY,
         "classifier_dropout": ANY,
         "position_embedding_type": ("absolute", None),
-        "directionality": ("bidi",),  # this one and the next five: written by the first TensorFlow files, read by nobody
+        "directionality": ("bidi",),  # this and the next five: written by the first TensorFlow files, read by nobody
         "pooler_fc_size": ANY,
         "pooler_num_attention_heads": ANY,
         "pooler_num_fc_layers": ANY,

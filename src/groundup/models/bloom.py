@@ -1,11 +1,11 @@
-"""BLOOM (Scao et al., arXiv 2211.05100): a decoder whose scores fall with distance (ALiBi), with a norm on the embeddings.
+"""BLOOM (Scao et al., arXiv 2211.05100): a decoder whose scores fall with distance (ALiBi).
 
     ids ── embed ── norm ──[ norm ─ attn ─(+)─ norm ─ mlp ─(+) ] × layers ── norm ── head ── logits
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
 from groundup.core.rules import Rules, rules
@@ -31,7 +31,7 @@ class Config(FamilyConfig):
     apply_residual_connection_post_layernorm: bool = False
     tie_word_embeddings: bool = True
 
-    IGNORED = {
+    IGNORED: ClassVar = {
         "hidden_dropout": ANY,
         "attention_dropout": ANY,
         "n_inner": (None,),
@@ -44,7 +44,7 @@ class Config(FamilyConfig):
         "skip_bias_add": ANY,
         "skip_bias_add_qkv": ANY,
     }
-    SPELLINGS = {"n_embed": "hidden_size", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+    SPELLINGS: ClassVar = {"n_embed": "hidden_size", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
     ARCHITECTURES = ("BloomForCausalLM", "BloomModel")
 
     @property

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
 from groundup.core.rules import Rules, rules
@@ -34,7 +34,7 @@ class Config(FamilyConfig):
     scale_attn_by_inverse_layer_idx: bool = False
     tie_word_embeddings: bool = True
 
-    IGNORED = {
+    IGNORED: ClassVar = {
         "attn_pdrop": ANY,
         "embd_pdrop": ANY,
         "resid_pdrop": ANY,
@@ -46,7 +46,7 @@ class Config(FamilyConfig):
         "reorder_and_upcast_attn": ANY,  # the order of roundings in half precision, not the mathematics
         "n_ctx": ANY,
     }
-    SPELLINGS = {
+    SPELLINGS: ClassVar = {
         "hidden_size": "n_embd",
         "num_hidden_layers": "n_layer",
         "num_attention_heads": "n_head",

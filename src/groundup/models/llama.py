@@ -7,7 +7,7 @@ Several query heads may share a key head (grouped queries). SmolLM2 is of this f
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
 from groundup.core.errors import UsageError
@@ -41,7 +41,7 @@ class Config(FamilyConfig):
     mlp_bias: bool = False
     tie_word_embeddings: bool = False
 
-    IGNORED = {"attention_dropout": ANY, "rope_interleaved": (False,), "is_llama_config": ANY}
+    IGNORED: ClassVar = {"attention_dropout": ANY, "rope_interleaved": (False,), "is_llama_config": ANY}
     ARCHITECTURES = ("LlamaForCausalLM", "LlamaModel")
 
     @classmethod

@@ -9,7 +9,7 @@ Scores are not scaled, no linear has a bias, and each stack's blocks share one t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
 from groundup.core.errors import UsageError
@@ -42,13 +42,13 @@ class Config(FamilyConfig):
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = None
 
-    IGNORED = {
+    IGNORED: ClassVar = {
         "dropout_rate": ANY,
         "classifier_dropout": ANY,
         "n_positions": ANY,  # of training; distances have no table that ends there
         "is_encoder_decoder": (True,),
     }
-    SPELLINGS = {
+    SPELLINGS: ClassVar = {
         "hidden_size": "d_model",
         "head_dim": "d_kv",
         "num_hidden_layers": "num_layers",
@@ -58,13 +58,17 @@ class Config(FamilyConfig):
 
     @classmethod
     def prepare(cls, public: dict[str, Any]) -> dict[str, Any]:
-        """Newer files repeat what `feed_forward_proj` says; it must be the same."""
+        """Older files say with the tie alone whether the output is scaled; newer ones repeat `feed_forward_proj`."""
         public = dict(public)
         said = public.get("feed_forward_proj", "relu")
         for key, value in (("dense_act_fn", _activation(said)), ("is_gated_act", _gated(said))):
             if public.pop(key, value) != value:
                 raise UsageError(f"config.json: {key} contradicts feed_forward_proj = {said!r}; remove {key}")
+        public.setdefault("scale_decoder_outputs", public.get("tie_word_embeddings", True))
         return public
+
+    def to_public(self) -> dict[str, Any]:
+        return {**super().to_public(), "scale_decoder_outputs": self.scales_output}
 
     @property
     def context(self) -> None:
@@ -77,7 +81,7 @@ class Config(FamilyConfig):
 
     @property
     def scales_output(self) -> bool:
-        """The first T5 multiplies by d_model ** -0.5 before its tied head, v1.1 does neither; old files say the tie alone."""
+        """The first T5 multiplies by d_model ** -0.5 before its tied head, v1.1 has neither; but they are two facts."""
         return self.tie_word_embeddings if self.scale_decoder_outputs is None else self.scale_decoder_outputs
 
 
@@ -133,6 +137,7 @@ def build(c: Config) -> EncoderDecoder:
 def hugging_face(c: Config) -> Rules:
     """Names in `model.safetensors`; a block's parts are numbered there: attention, (cross-attention,) MLP."""
     encoder, decoder = "encoder.block.{i}.layer.1.DenseReluDense", "decoder.block.{i}.layer.2.DenseReluDense"
+    inner: tuple[str, ...]
     if _gated(c.feed_forward_proj):
         inner = (
             f"{encoder}.wi_0.weight -> encoder.blocks.{{i}}.mlp.gate.weight",
@@ -148,7 +153,7 @@ def hugging_face(c: Config) -> Rules:
     return rules(
         "shared.weight                                     -> encoder.embed.tokens.weight",
         "encoder.embed_tokens.weight                       -> encoder.embed.tokens.weight",  # once more, in old files
-        "decoder.embed_tokens.weight                       -> decoder.embed.tokens.weight | tie(encoder.embed.tokens.weight)",
+        "decoder.embed_tokens.weight -> decoder.embed.tokens.weight | tie(encoder.embed.tokens.weight)",
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight -> encoder.bias.table.weight",
         "encoder.block.{i}.layer.0.layer_norm.weight       -> encoder.blocks.{i}.attn_norm.weight",
         "encoder.block.{i}.layer.0.SelfAttention.q.weight  -> encoder.blocks.{i}.attn.q.weight",

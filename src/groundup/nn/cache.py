@@ -255,9 +255,14 @@ class Slots:
         k, v = self.memories[path]
         lengths = tuple(self.memory_length[s] for s in step.slots)
         longest = max(lengths)
-        slots = list(step.slots)
         past = (0,) * len(step.rows)
-        return Square(k[slots, :longest], v[slots, :longest], "memory", past, lengths, own=False)
+        first, end = step.slots[0], step.slots[0] + len(step.slots)
+        if step.slots == tuple(range(first, end)):
+            k, v = k[first:end, :longest], v[first:end, :longest]
+        else:
+            slots = list(step.slots)
+            k, v = k[slots, :longest], v[slots, :longest]
+        return Square(k, v, "memory", past, lengths, own=False)
 
     def advance(self, step: Step) -> None:
         """Count this call's tokens as held; once a call, after the network returned."""
@@ -296,6 +301,20 @@ class Slots:
             self.memories[name] = (pair[0].index_select(0, index), pair[1].index_select(0, index))
         self.length = [self.length[i] for i in order]
         self.memory_length = [self.memory_length[i] for i in order]
+
+    def move(self, source: int, target: int) -> None:
+        """Row `target` becomes what row `source` was, which is then empty (live rows stay side by side)."""
+        self.copy(source, [target])
+        self.free(source)
+
+    def grow(self, capacity: int) -> None:
+        """Make room for more keys in every row."""
+        for name, pair in self.kept.items():
+            grown = [t.new_zeros(self.rows, capacity, *t.shape[2:]) for t in pair]
+            for new, old in zip(grown, pair, strict=True):
+                new[:, : self.capacity] = old
+            self.kept[name] = (grown[0], grown[1])
+        self.capacity = max(capacity, self.capacity)
 
     def rollback(self, row: int, n: int) -> None:
         """Forget the last n keys of a row."""

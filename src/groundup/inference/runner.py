@@ -1,0 +1,79 @@
+"""Calls to a network whose rows sit in a cache: joining with a prompt, and going on token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from groundup.core.errors import UsageError
+from groundup.nn.cache import Fresh, Slots
+from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
+from groundup.nn.step import Memory, Step
+
+PREFILL = 2048  # tokens of a call that reads prompts, at most: what it needs of memory grows with them
+
+Adapters = Sequence[str | None]
+
+
+class Runner:
+    """A network with the cache of its rows.
+
+    rows    of the cache; limit: the longest row that can come, to which the cache grows as rows get longer
+    start   the id with which an encoder-decoder's answers begin
+    """
+
+    def __init__(
+        self, network: Decoder | EncoderDecoder, rows: int, limit: int, device: torch.device, start: int | None = None
+    ):
+        if isinstance(network, Encoder):
+            raise UsageError("this model sees both ways and writes no text; use a decoder or an encoder-decoder")
+        self.network, self.limit, self.device, self.start = network, limit, device, start
+        self.cache = Slots(rows, 0)
+
+    @property
+    def two_halves(self) -> bool:
+        """The encoder reads the prompt, and the decoder's rows begin with `start`."""
+        return isinstance(self.network, EncoderDecoder)
+
+    def join(self, prompts: Sequence[list[int]], slots: Sequence[int], adapters: Adapters) -> Float[Tensor, "B V"]:
+        """Read prompts into rows, behind what these hold already; the scores of what follows each."""
+        if isinstance(self.network, EncoderDecoder):
+            lengths = [len(p) for p in prompts]
+            step = Step.of(lengths, Fresh(), adapters=adapters, device=self.device)
+            memory = self.network.encode(self._flat(prompts), step)
+            assert self.start is not None
+            return self._call([[self.start]] * len(prompts), slots, adapters, memory)
+        for begin in range(0, max(len(p) for p in prompts) - PREFILL, PREFILL):  # a very long one comes alone
+            assert len(prompts) == 1
+            self._call([prompts[0][begin : begin + PREFILL]], slots, adapters)
+        return self._call([p[_read(len(p)) :] for p in prompts], slots, adapters)
+
+    def go_on(self, ids: Sequence[int], adapters: Adapters) -> Float[Tensor, "B V"]:
+        """One more token for each of the first rows of the cache; the scores of what follows."""
+        return self._call([[i] for i in ids], range(len(ids)), adapters)
+
+    def _call(
+        self, rows: Sequence[list[int]], slots: Sequence[int], adapters: Adapters, memory: Memory | None = None
+    ) -> Float[Tensor, "B V"]:
+        needed = max(self.cache.length[s] + len(r) for s, r in zip(slots, rows, strict=True))
+        if needed > self.cache.capacity:
+            self.cache.grow(max(needed, min(self.limit, needed + needed // 2 + 64)))
+        lengths = [len(r) for r in rows]
+        step = Step.of(lengths, self.cache, slots=slots, adapters=adapters, memory=memory, device=self.device)
+        last = None
+        if step.rows.total > len(rows):
+            last = torch.tensor([end - 1 for end in step.rows.starts[1:]], device=self.device)
+        logits = self.network(self._flat(rows), step, last)
+        self.cache.advance(step)
+        return logits.float()
+
+    def _flat(self, rows: Sequence[list[int]]) -> Tensor:
+        return torch.tensor([i for row in rows for i in row], device=self.device)
+
+
+def _read(length: int) -> int:
+    """Tokens of a long prompt that earlier calls have read."""
+    return max(0, (length - 1) // PREFILL) * PREFILL

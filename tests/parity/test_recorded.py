@@ -1,0 +1,141 @@
+"""What the public models' files really hold: names, shapes and configs, old spellings included (`recorded/*.json`).
+
+all-minilm-l6-v2 was read from the file; the others were written down from what is known of theirs. `{i}` stands for
+every layer. Nothing may be left over, on either side, and what we would write is what the reference looks for.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from groundup import models
+from groundup.core.errors import UsageError
+from groundup.core.rules import Entry
+
+FOLDER = Path(__file__).parent / "recorded"
+FILES = sorted(FOLDER.glob("*.json"))
+
+# name of the file -> what a plan may say besides its entries
+COPIES = {
+    "bert-base-chinese": ["cls.predictions.decoder.bias"],
+    "flan-t5-small": ["encoder.embed_tokens.weight"],
+}
+IGNORED = {
+    "all-minilm-l6-v2": {"embeddings.position_ids"},
+    "bert-base-chinese": {"cls.seq_relationship.weight", "cls.seq_relationship.bias"},
+    "bert-base-uncased": {"cls.seq_relationship.weight", "cls.seq_relationship.bias"},
+    "distilgpt2": {"transformer.h.{i}.attn.bias", "transformer.h.{i}.attn.masked_bias"},
+    "gpt2": {"h.{i}.attn.bias"},
+    "llama-7b": {"model.layers.{i}.self_attn.rotary_emb.inv_freq"},
+    "t5-small": {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"},
+}
+REFERENCE = {
+    "bert": transformers.BertForMaskedLM,
+    "bloom": transformers.BloomForCausalLM,
+    "gpt2": transformers.GPT2LMHeadModel,
+    "llama": transformers.LlamaForCausalLM,
+    "t5": transformers.T5ForConditionalGeneration,
+}
+
+
+def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
+    """The config, the tensors (of no numbers), and how many layers there are."""
+    recorded = json.loads(file.read_text())
+    tensors = {}
+    for name, shape in recorded["tensors"].items():
+        for i in range(recorded["layers"] if "{i}" in name else 1):
+            tensors[name.replace("{i}", str(i))] = torch.empty(shape, device="meta")
+    return recorded["config"], tensors, recorded["layers"]
+
+
+def parameters(network: nn.Module) -> dict[str, list[int]]:
+    """Canonical name -> shape; what is tied is there under both names."""
+    named = network.named_parameters(remove_duplicate=False)
+    return {name.removesuffix(".values"): list(p.shape) for name, p in named}
+
+
+def made(entry: Entry, tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    out = entry.forward([tensors[s] for s in entry.sources])
+    return {name: list(t.shape) for name, t in zip(entry.targets, out, strict=True)}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_nothing_is_left_over(file: Path) -> None:
+    public, tensors, layers = read(file)
+    family = getattr(models, public["model_type"])
+    config = family.Config.from_public(public)
+    assert family.Config.from_public(config.to_public()) == config
+    with torch.device("meta"):
+        wanted = parameters(family.build(config))
+    plan = family.hugging_face(config).load(tensors)
+
+    assert plan.unused == []
+    ignored = {n.replace("{i}", str(i)) for n in IGNORED.get(file.stem, ()) for i in range(layers)}
+    assert set(plan.ignored) == ignored
+    assert [s for e in plan.copies for s in e.sources] == COPIES.get(file.stem, [])
+
+    got: dict[str, list[int]] = {}
+    for entry in plan.entries:
+        got |= made(entry, tensors)
+    for entry in plan.copies:
+        assert made(entry, tensors).items() <= got.items()
+    for target, source in plan.ties.items():
+        got[target] = got[source]
+    missing = [
+        part for part in getattr(family, "OPTIONAL", ()) if not any(e.startswith(part + ".") for e in plan.filled)
+    ]
+    assert missing == (["head"] if file.stem == "all-minilm-l6-v2" else [])
+    here = {n: s for n, s in wanted.items() if not n.startswith(tuple(f"{part}." for part in missing))}
+    assert {n: s for n, s in got.items() if not n.startswith(tuple(f"{part}." for part in missing))} == here
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_what_we_write_is_what_the_reference_looks_for(file: Path) -> None:
+    """The table's other direction against the reference's own modules, at the public model's size."""
+    public, _, _ = read(file)
+    family = getattr(models, public["model_type"])
+    with torch.device("meta"):
+        config = family.Config.from_public(public)
+        network = family.build(config)
+        reference = REFERENCE[config.model_type](transformers.AutoConfig.for_model(**public))
+    own = {n.removesuffix(".values"): p for n, p in network.named_parameters()}
+    written: dict[str, list[int]] = {}
+    plan = family.hugging_face(config).save(own)
+    for entry in plan.entries:
+        out = entry.inverse([own[t] for t in entry.targets])
+        written |= {n: list(t.shape) for n, t in zip(entry.sources, out, strict=True)}
+    assert plan.unused == []
+    tied = set(reference.all_tied_weights_keys) if config.tie_word_embeddings else set(ALWAYS_TIED)
+    theirs = {n: list(p.shape) for n, p in reference.named_parameters(remove_duplicate=False) if n not in tied}
+    pooler = {n for n in written if ".pooler." in n}  # the masked-word reference is built without
+    assert {n: s for n, s in written.items() if n not in pooler} == theirs
+
+
+ALWAYS_TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_a_renamed_tensor_is_found_out(file: Path) -> None:
+    """The negative control: one name changed by one letter is left over, and what it made is missing."""
+    public, tensors, _ = read(file)
+    family = getattr(models, public["model_type"])
+    table = family.hugging_face(family.Config.from_public(public))
+    victim = next(n for n in tensors if ".1." in n and n.endswith("weight"))
+    plan, whole = (
+        table.load([n.replace("weight", "weighs") if n == victim else n for n in tensors]),
+        table.load(tensors),
+    )
+    assert plan.unused == [victim.replace("weight", "weighs")]
+    assert len(whole.filled - plan.filled) >= 1
+
+
+def test_scalings_that_are_not_here_are_refused() -> None:
+    public, _, _ = read(FOLDER / "llama-3.1-8b-instruct.json")
+    for rope in ({"rope_type": "dynamic", "factor": 2.0}, {"type": "linear", "factor": 2.0, "short_factor": [1.0]}):
+        with pytest.raises(UsageError, match=r"dynamic|short_factor"):
+            models.llama.build(models.llama.Config.from_public(public | {"rope_scaling": rope}))
