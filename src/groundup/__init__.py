@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         save,
         starters,
     )
+    from groundup.model import Model
     from groundup.peft.lora import LoRA
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "starters",
     "adapt",
     "LoRA",
+    "Model",
     "finetune",
     "evaluate",
     "merge",
@@ -45,7 +47,7 @@ __all__ = [
 ]
 
 _ROOMS = {"models", "data"}
-_HOMES = {name: "groundup.api" for name in __all__ if name not in _ROOMS} | {"LoRA": "groundup.peft.lora"}
+_HOMES = {name: "groundup.api" for name in __all__ if name not in _ROOMS} | {"LoRA": "groundup.peft.lora", "Model": "groundup.model"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.checkpoints import gguf as reader
-from groundup.checkpoints.gguf import open_gguf
+from groundup.checkpoints import gguf_header as reader
+from groundup.checkpoints.gguf import GGUF, open_gguf
 from groundup.core.errors import GroundupError
 
 U8, U32, BOOL, STRING, ARRAY, U64 = 0, 4, 7, 8, 9, 10
@@ -61,7 +61,10 @@ def build(
 
 GOOD = build([key("a", U32, u32(7))], [tensor("x", [7, 3]), tensor("y", [5], offset=96)])
 LIES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "not a GGUF file"),
+    "empty": (b"", "is empty (0 bytes)"),
+    "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "pickle": (b"\x80\x02}q\x00.", "is a pickle or an archive"),
+    "archive": (b"PK\x03\x04" + bytes(30), "is a pickle or an archive"),
     "magic": (build(magic=b"GGML"), "begins with b'GGML'"),
     "only the magic": (b"GGUF", "the version needs 4 bytes"),
     "version 1": (build(version=1), "version 1"),
@@ -111,8 +114,8 @@ LIES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Callable[[bytes], reader.GGUF]:
-    def opened(content: bytes) -> reader.GGUF:
+def opened(tmp_path: Path) -> Callable[[bytes], GGUF]:
+    def opened(content: bytes) -> GGUF:
         path = tmp_path / "m.gguf"
         path.write_bytes(content)
         return open_gguf(path)
@@ -120,7 +123,7 @@ def opened(tmp_path: Path) -> Callable[[bytes], reader.GGUF]:
     return opened
 
 
-def test_an_honest_file_of_the_same_making_is_read(opened: Callable[[bytes], reader.GGUF]) -> None:
+def test_an_honest_file_of_the_same_making_is_read(opened: Callable[[bytes], GGUF]) -> None:
     found = opened(GOOD)
     assert found.metadata == {"a": 7} and found.shape("x") == (3, 7) and found.shape("y") == (5,)
     assert torch.equal(found.read("y"), torch.zeros(5))
@@ -129,7 +132,7 @@ def test_an_honest_file_of_the_same_making_is_read(opened: Callable[[bytes], rea
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lie_is_refused_in_one_line(lie: str, opened: Callable[[bytes], reader.GGUF]) -> None:
+def test_a_lie_is_refused_in_one_line(lie: str, opened: Callable[[bytes], GGUF]) -> None:
     content, says = LIES[lie]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.perf_counter()
@@ -141,7 +144,7 @@ def test_a_lie_is_refused_in_one_line(lie: str, opened: Callable[[bytes], reader
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
-def test_many_arrays_do_not_add_up(opened: Callable[[bytes], reader.GGUF], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_arrays_do_not_add_up(opened: Callable[[bytes], GGUF], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "MAX_ITEMS", 50)
     keys = [key(f"a{i}", ARRAY, u32(U8) + u64(30) + bytes(30)) for i in range(2)]
     opened(build(keys[:1]))
@@ -149,7 +152,7 @@ def test_many_arrays_do_not_add_up(opened: Callable[[bytes], reader.GGUF], monke
         opened(build(keys))
 
 
-def test_a_header_has_an_end(opened: Callable[[bytes], reader.GGUF], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_has_an_end(opened: Callable[[bytes], GGUF], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "MAX_HEADER", 200)
     opened(build([key("a", STRING, text("x" * 150))]))
     with pytest.raises(GroundupError, match="a header above 200 bytes"):
@@ -160,6 +163,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.gguf", Path("/dev/zero")):
         with pytest.raises(GroundupError, match="is not a file"):
             open_gguf(path)
+    with pytest.raises(GroundupError, match="File name too long"):
+        open_gguf(tmp_path / ("a" * 300))
 
 
 def real(path: Path) -> bytes:

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors import torch as reference
 
-from groundup.checkpoints.safetensors import INDEX, MAX_HEADER, SINGLE, open_safetensors, write_safetensors
+from groundup.checkpoints.layout import INDEX, SINGLE
+from groundup.checkpoints.safetensors import open_safetensors, write_safetensors
+from groundup.checkpoints.safetensors_header import MAX_HEADER
 from groundup.core.errors import GroundupError
 
 SOUND = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
@@ -170,7 +172,7 @@ def test_json_that_swells_in_memory_is_refused_before_parsing(tmp_path: Path, it
 
 
 def test_too_many_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("groundup.checkpoints.safetensors.MAX_TENSORS", 3)
+    monkeypatch.setattr("groundup.checkpoints.safetensors_header.MAX_TENSORS", 3)
     empty = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
     path = tmp_path / "x.safetensors"
     path.write_bytes(pack(dict.fromkeys("abc", empty), b""))
@@ -297,18 +299,20 @@ def test_an_archive_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "empty (0 bytes)"),
-        (b"\x01\x02", "cut off after 2 bytes"),
-        (bytes(100), "does not start with '{'"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "no safetensors file"),
-        (b"<!DOCTYPE html><html>", "no safetensors file"),
-        (b"GGUF" + struct.pack("<I", 3) + bytes(50), "no safetensors file"),
+        (b"", "empty (0 bytes); download or copy it again"),
+        (b"\x01\x02", "cut off after 2 bytes; download or copy it again"),
+        (bytes(100), "does not start with '{'; download or copy it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"GGUF" + struct.pack("<I", 3) + bytes(50), "a GGUF file: give it the ending .gguf"),
+        ((128).to_bytes(8, "little") + b'{"a"', "cut off: its header has 128 bytes"),
+        ((0x0280).to_bytes(8, "little") + b'{"a"', "cut off: its header has 640 bytes"),
     ],
-    ids=["empty", "two bytes", "zeros", "LFS pointer", "web page", "GGUF"],
+    ids=["empty", "two bytes", "zeros", "LFS pointer", "web page", "GGUF", "length like a pickle", "and its protocol"],
 )
 def test_other_files_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / SINGLE).write_bytes(content)
-    refused(tmp_path, said, "download or copy it again")
+    refused(tmp_path, said)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth", "x.ckpt"])
@@ -407,6 +411,16 @@ def test_a_tensor_that_an_index_places_twice_is_refused(shards: Path) -> None:
     text = (shards / INDEX).read_text()
     (shards / INDEX).write_text(text.replace('"h.0":', '"h.1": "model-00001-of-00003.safetensors", "h.0":'))
     refused(shards, "'h.1' stands twice")
+
+
+def test_an_index_that_swells_in_memory_is_refused_before_parsing(shards: Path) -> None:
+    (shards / INDEX).write_bytes(b'{"weight_map":[' + b"[]," * 4_000_001 + b"1]}")
+    tracemalloc.start()
+    try:
+        refused(shards, "commas and brackets")
+        assert tracemalloc.get_traced_memory()[1] < 2 * (shards / INDEX).stat().st_size
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_index_of_too_many_files_is_refused_before_any_is_opened(shards: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize, quantize
 
-from groundup.checkpoints.gguf import GGUF, KINDS, open_gguf
+from groundup.checkpoints.gguf import GGUF, open_gguf
+from groundup.checkpoints.gguf_header import KINDS
 from groundup.checkpoints.source import Source
 from groundup.core.errors import GroundupError
 from groundup.core.files import sha256
@@ -75,12 +75,13 @@ def test_metadata_comes_back_typed(tmp_path: Path, noise: np.ndarray) -> None:
     assert [type(value) for value in found.metadata["a.truths"]] == [bool, bool]
 
 
+@pytest.mark.parametrize(("rows", "count"), [(19, 3), (701, 3)])  # the longer one in several strips, the last one short
 @pytest.mark.parametrize("name", QUANTIZED)
-def test_blocks_are_unpacked_as_the_package_does(tmp_path: Path, name: str) -> None:
-    data = blocks(Type[name], rows=19, count=3)
+def test_blocks_are_unpacked_as_the_package_does(tmp_path: Path, name: str, rows: int, count: int) -> None:
+    data = blocks(Type[name], rows, count)
     found = open_gguf(write(tmp_path / "q.gguf", {"first": (np.zeros(3, np.float32), None), "q": (data, Type[name])}))
     block = gguf.GGML_QUANT_SIZES[Type[name]][0]
-    assert found.shape("q") == (19, 3 * block) and found.dtype("q") == name
+    assert found.shape("q") == (rows, count * block) and found.dtype("q") == name
     with np.errstate(all="ignore"):
         expected = dequantize(data, Type[name])
     tensor = found.read("q")
@@ -116,8 +117,20 @@ def test_plain_tensors_keep_their_type_and_share_the_file(tmp_path: Path, noise:
     before = sha256(path)
     view = found.read("single")
     view.fill_(3.0)  # copy-on-write: the file keeps what it has
-    assert sha256(path) == before == found.fingerprint()
+    assert sha256(path) == before
     assert same_bits(open_gguf(path).read("single"), noise)
+
+
+def test_the_fingerprint_is_that_of_the_tensors(tmp_path: Path, noise: np.ndarray) -> None:
+    files = {
+        "first": write(tmp_path / "a.gguf", {"x": (noise, None), "y": (noise[0], None)}),
+        "order and alignment": write(tmp_path / "b.gguf", {"y": (noise[0], None), "x": (noise, None)}, 64),
+        "values": write(tmp_path / "c.gguf", {"x": (-noise, None), "y": (noise[0], None)}),
+        "names": write(tmp_path / "d.gguf", {"z": (noise, None), "y": (noise[0], None)}),
+    }
+    found = {name: open_gguf(path).fingerprint() for name, path in files.items()}
+    assert found["first"] == found["order and alignment"]
+    assert len(set(found.values())) == 3
 
 
 @pytest.mark.parametrize("alignment", [8, 64, 4096])
@@ -141,14 +154,9 @@ def test_a_type_that_is_not_read_is_named(tmp_path: Path) -> None:
         open_gguf(path)
 
 
-def test_the_starter_opens_fast_and_is_what_the_package_reads(starter: Callable[[str], Path]) -> None:
+def test_the_starter_is_what_the_package_reads(starter: Callable[[str], Path]) -> None:
     path = starter("smollm2-135m-instruct")
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        found = open_gguf(path)
-        seconds.append(time.perf_counter() - begin)
-    assert min(seconds) < 0.4
+    found = open_gguf(path)
     reader = gguf.GGUFReader(path)
     assert found.names == [tensor.name for tensor in reader.tensors]
     looked_at = [tensor for tensor in reader.tensors if not re.match(r"blk\.(?!0\.|29\.)", tensor.name)]

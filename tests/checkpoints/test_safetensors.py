@@ -1,9 +1,9 @@
 """The safetensors library reads what we write, and we read what it writes."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,9 @@ from safetensors import torch as reference
 from torch import Tensor
 
 from groundup.checkpoints import source
-from groundup.checkpoints.safetensors import DTYPES, INDEX, SINGLE, Safetensors, open_safetensors, write_safetensors
+from groundup.checkpoints.layout import INDEX, SINGLE
+from groundup.checkpoints.safetensors import Safetensors, open_safetensors, write_safetensors
+from groundup.checkpoints.safetensors_header import DTYPES
 from groundup.checkpoints.source import Source
 from groundup.core.errors import GroundupError, UsageError
 
@@ -281,10 +283,31 @@ def test_a_limit_without_effect_is_refused(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- fingerprint
 
 
-def test_a_file_has_the_fingerprint_that_sha256sum_prints(tmp_path: Path) -> None:
-    write_safetensors(tmp_path, many())
-    expected = hashlib.sha256((tmp_path / SINGLE).read_bytes()).hexdigest()
-    assert open_safetensors(tmp_path).fingerprint() == expected
+def test_shards_notes_and_order_leave_the_fingerprint(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "one", many())
+    write_safetensors(tmp_path / "many", dict(reversed(many().items())), {"by": "another"}, max_shard_bytes=100)
+    assert len(inside(tmp_path / "many")) > 2
+    reference.save_file(many(), tmp_path / "theirs.safetensors")
+    found = {open_safetensors(tmp_path / name).fingerprint() for name in ("one", "many", "theirs.safetensors")}
+    assert len(found) == 1 and len(found.pop()) == 64
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"b": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2)},
+        {"a": torch.zeros(2, 3, dtype=torch.int32)},
+        {"a": -torch.zeros(2, 3)},
+        {"a": torch.zeros(2, 3), "b": torch.zeros(0)},
+    ],
+    ids=["name", "shape", "format", "one bit", "an empty one"],
+)
+def test_whatever_makes_another_model_changes_the_fingerprint(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    write_safetensors(tmp_path / "first", {"a": torch.zeros(2, 3)})
+    write_safetensors(tmp_path / "second", tensors)
+    first, second = (open_safetensors(tmp_path / name).fingerprint() for name in ("first", "second"))
+    assert first != second
 
 
 def changed_at(path: Path, position: int) -> None:
@@ -306,18 +329,33 @@ def test_any_changed_byte_changes_the_fingerprint(tmp_path: Path, limit: int | N
     assert open_safetensors(tmp_path).fingerprint() == first
 
 
-def test_a_large_source_is_sampled_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "WHOLE", 1000)
+def test_of_a_large_source_each_tensor_is_sampled_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "WHOLE", 1024)
     monkeypatch.setattr(source, "BLOCK", 16)
-    monkeypatch.setattr(source, "BLOCKS", 5)
-    write_safetensors(tmp_path, {"a": torch.arange(2000.0)})
-    size, found = (tmp_path / SINGLE).stat().st_size, set()
+    monkeypatch.setattr(source, "HEAD", 4)
+    write_safetensors(tmp_path, {"a": torch.arange(2000.0), "z": torch.arange(9, dtype=torch.uint8)})
+    path, found = tmp_path / SINGLE, set()
     found.add(open_safetensors(tmp_path).fingerprint())
-    for position in (-1, -16, (size - 16) // 2, (size - 16) // 4 + 3):
-        changed_at(tmp_path / SINGLE, position)
+    start, end = path.stat().st_size - 9 - 8000, path.stat().st_size - 9
+    read = (start, start + 15, end - 1, end - 16, start + (8000 - 16) // 14 * 7 + 4, end)
+    for count, position in enumerate(read, 2):
+        changed_at(path, position)
         found.add(open_safetensors(tmp_path).fingerprint())
-    assert len(found) == 5
+        assert len(found) == count, position
     assert all(name.startswith("sampled:") for name in found)
+
+
+def test_sampling_reads_a_quarter_and_never_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [1, 5000, 3 << 20, 700 << 20, 900 << 20]
+    total = sum(sizes)
+    for size in sizes:
+        pieces = list(source._read(size, total))
+        assert all(0 <= begin < end <= size for begin, end in pieces)
+        assert all(first[1] <= second[0] for first, second in pairwise(pieces))
+        read = sum(end - begin for begin, end in pieces)
+        assert read <= max(source.HEAD, size * source.WHOLE / 4 / total)
 
 
 def test_an_unknown_name_is_an_error_of_one_line(tmp_path: Path) -> None:

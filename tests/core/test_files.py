@@ -238,6 +238,20 @@ def test_the_size_is_limited(tmp_path: Path) -> None:
         read_json(tmp_path / "x.json", limit=5)
 
 
+def test_the_number_of_values_is_limited(tmp_path: Path) -> None:
+    assert files.parse_json(b'[1,{"a":2}]', "it", most=3) == [1, {"a": 2}]
+    with pytest.raises(GroundupError, match=r"it has 4 commas and brackets.* \(3\)"):
+        files.parse_json(b'[1,{"a":[]}]', "it", most=3)
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    for path in (tmp_path / "pipe.json", tmp_path, Path("/dev/zero")):
+        with pytest.raises(GroundupError, match="is not a file"):
+            read_json(path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(GroundupError, match=r"gone\.json: no such file"):
         read_json(tmp_path / "gone.json")

@@ -62,6 +62,8 @@ def test_a_comparison_has_a_line_a_report_and_a_dash_for_what_is_not_there() -> 
     assert "right desk, tuned against untouched: +0.800 [" in text
     gains = table.gains()
     assert gains["valid JSON"].value == pytest.approx(14 / 15)
+    # a baseline for one label, at the end, is not what the first report is set against
+    assert compare([untouched, tuned, words]).gains() == gains
     with pytest.raises(UsageError, match="no reports"):
         compare([])
 

@@ -1,4 +1,4 @@
-"""Tiny random models of the reference library and our networks with the same numbers."""
+"""Tiny random models of the reference library, and our networks loaded from their files."""
 
 from __future__ import annotations
 
@@ -8,25 +8,43 @@ from typing import Any
 
 import pytest
 import torch
-from parity.oracles import CASES, load, write_reference
+import transformers
 from torch import nn
 
+from groundup.checkpoints.load import load
+from groundup.checkpoints.starters import fetch
+from groundup.inputs.tokenizer import Tokenizer
+
 Pair = tuple[nn.Module, Any]
+IDS = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+# fmt: off
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", IDS | {"hidden_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 37, "max_position_embeddings": 64}),
+    "gpt2": ("GPT2LMHeadModel", IDS | {"n_embd": 35, "n_layer": 2, "n_head": 5, "n_positions": 64, "tie_word_embeddings": False}),
+    "bloom": ("BloomForCausalLM", IDS | {"hidden_size": 30, "n_layer": 2, "n_head": 6, "tie_word_embeddings": False}),
+    "bert": ("BertForMaskedLM", IDS | {"hidden_size": 35, "num_hidden_layers": 2, "num_attention_heads": 5, "intermediate_size": 41}),
+    "t5": ("T5ForConditionalGeneration", IDS | {"d_model": 35, "d_kv": 6, "d_ff": 41, "num_layers": 2, "num_heads": 5, "decoder_start_token_id": 0}),
+}
+# fmt: on
 
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
-    """`pair(name)` -> (the reference, our network) of one of the parity cases, made once."""
+    """`pair(family)` -> (the reference, our network with the same numbers), made once."""
     kept: dict[str, Pair] = {}
 
-    def make(name: str) -> Pair:
-        if name not in kept:
-            case = next(c for c in CASES if c.name == name)
-            folder: Path = tmp_path_factory.mktemp(name)
-            reference = write_reference(case, folder)
-            reference.generation_config.pad_token_id = 0
-            kept[name] = (reference, load(case.module, folder).network)
-        return kept[name]
+    def make(family: str) -> Pair:
+        if family not in kept:
+            name, config = MODELS[family]
+            reference = getattr(transformers, name)(transformers.AutoConfig.for_model(family, **config)).eval()
+            generator = torch.Generator().manual_seed(0)
+            for place, parameter in reference.named_parameters():
+                gain = parameter.ndim == 1 and place.endswith("weight")
+                parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3 + gain
+            folder: Path = tmp_path_factory.mktemp(family)
+            reference.save_pretrained(folder)
+            kept[family] = (reference, load(folder).network.eval())
+        return kept[family]
 
     return make
 
@@ -35,6 +53,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
 def draw_prompts() -> Callable[..., list[list[int]]]:
     def make(*lengths: int, seed: int = 3) -> list[list[int]]:
         generator = torch.Generator().manual_seed(seed)
-        return [torch.randint(2, 97, (n,), generator=generator).tolist() for n in lengths]
+        return [torch.randint(3, 97, (n,), generator=generator).tolist() for n in lengths]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def words() -> Tokenizer:
+    """A real vocabulary of 49,152 tokens, a byte-level BPE."""
+    from groundup.checkpoints.gguf import open_gguf
+
+    return Tokenizer.from_gguf(open_gguf(fetch("smollm2-135m-instruct")).metadata)

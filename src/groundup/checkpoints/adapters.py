@@ -150,7 +150,7 @@ def _joined(entry: Entry, held: Mapping[str, LowRank], network: nn.Module) -> tu
                 wide[:, before : before + rank] = member.b.detach()
                 before += rank
             parts.append(wide)
-    (b,) = entry.rule.inverse(parts)
+    (b,) = entry.inverse(parts)
     return a.float().contiguous(), b.float().contiguous(), scale
 
 
@@ -188,7 +188,7 @@ def read(folder: Path, network: nn.Module, name: str, rules: Rules) -> dict[str,
             raise GroundupError(f"{folder.name}: {module} holds numbers that are not finite")
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         shared = nn.Parameter(a, requires_grad=False)
-        parts = entry.rule.forward([b], len(entry.targets))
+        parts = entry.forward([b])
         for target, part in zip(entry.targets, parts, strict=True):
             if linears(network).get(target) is None:
                 raise GroundupError(f"{folder.name}: {module} is {target} here, and this model has no such linear")

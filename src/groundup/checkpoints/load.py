@@ -22,7 +22,7 @@ from groundup.checkpoints.source import Source
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import read_json
-from groundup.core.rules import Plan, Rules
+from groundup.core.rules import Entry, Plan, Rules
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.linear import Embedding, Linear
 from groundup.nn.storage import Dense
@@ -145,14 +145,15 @@ def assemble(
     for entry in plan.entries:
         given = [source.read(s) for s in entry.sources]
         try:
-            made = entry.rule.forward(given, len(entry.targets))
-        except (RuntimeError, UsageError) as e:
-            shapes = ", ".join(str(tuple(g.shape)) for g in given)
-            raise GroundupError(f"{file}: {entry.sources[0]} of shape {shapes} does not fit the config: {e}") from None
+            made = entry.forward(given)
+        except UsageError as e:
+            raise GroundupError(f"{file} does not fit its config: {e}") from None
         for target, tensor in zip(entry.targets, made, strict=True):
             notes += _put(network, target, tensor if dtype is None else tensor.to(dtype), entry.sources[0], file)
             filled.add(target)
-    _tie(network, plan)
+    for entry in plan.copies:
+        _same(network, entry, [source.read(s) for s in entry.sources], dtype, file)
+    _tie(network, plan, config)
     for part in getattr(family, "OPTIONAL", ()):
         if not any(t.startswith(part + ".") for t in filled) and getattr(network, part, None) is not None:
             setattr(network, part, None)
@@ -189,8 +190,19 @@ def _put(network: nn.Module, target: str, tensor: Tensor, source: str, file: str
     return []
 
 
-def _tie(network: nn.Module, plan: Plan) -> None:
-    """A head that the file leaves out is the embedding."""
+def _same(network: nn.Module, entry: Entry, given: list[Tensor], dtype: torch.dtype | None, file: str) -> None:
+    """A second copy of something in the file must hold the same numbers."""
+    held = tensors(network)
+    for target, tensor in zip(entry.targets, entry.forward(given), strict=True):
+        first = held.get(target)
+        if first is not None and not torch.equal(first, tensor if dtype is None else tensor.to(dtype)):
+            raise GroundupError(f"{file}: {entry.sources[0]} differs from another tensor for {target}; which one holds?")
+
+
+def _tie(network: nn.Module, plan: Plan, config: FamilyConfig) -> None:
+    """A head that the file leaves out is the embedding, unless the config says that it is not."""
+    if not getattr(config, "tie_word_embeddings", True):
+        return
     for target, source in plan.ties.items():
         try:
             holder = network.get_submodule(target.rpartition(".")[0])

@@ -1,12 +1,7 @@
 """The safetensors format: one file, or a folder with shards and their index.
 
-    8 bytes   length of the header, little endian
-    header    JSON: {"name": {"dtype": "F32", "shape": [out, in], "data_offsets": [begin, end]}, ...,
-              "__metadata__": {"format": "pt"}}
-    data      the tensors side by side, row-major, little endian; offsets count from here
-
-Every claim of the header is held against the file before a tensor is made, and tensors are views of the file mapped
-into memory: what is not read costs nothing. Format: https://github.com/huggingface/safetensors#format
+Tensors are views of the file mapped into memory, so that what is not read costs nothing. Whatever a header or an index
+claims is checked before.
 """
 
 from __future__ import annotations
@@ -15,67 +10,20 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from groundup.checkpoints import source
+from groundup.checkpoints.layout import INDEX, SINGLE, locate, present, some
+from groundup.checkpoints.safetensors_header import CODES, MAX_HEADER, MAX_TENSORS, METADATA, read_header
+from groundup.checkpoints.source import Content, fingerprint, shown
 from groundup.core.errors import GroundupError, UsageError
-from groundup.core.files import explained, parse_json, read_json, replacing, write_json
+from groundup.core.files import explained, replacing, write_json
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-METADATA = "__metadata__"
-
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
-MAX_TENSORS = 200_000  # in one file; the largest models keep some 100,000 in all of their shards
-MAX_SHARDS = 10_000
-MAX_AXES = 32
 SHARD_BYTES = 5_000_000_000
-
-UNSAFE = (
-    "opening such a file can run code, so it is never done. Take the model's .safetensors, or convert it in a "
-    "sandbox with transformers: from_pretrained(...).save_pretrained(...)"
-)
-
-DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-}
-CODES = {dtype: code for code, dtype in DTYPES.items()}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where one tensor lies: bytes `begin` to `end` of its file."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-# ------------------------------------------------------------------------------------------------------------- reading
 
 
 class SafetensorsFile:
@@ -87,10 +35,8 @@ class SafetensorsFile:
                 raise GroundupError(f"{path} is not a file")
         with explained(path), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            header = _header(file, size, path)
-            self.path = path
-            self.header_bytes = 8 + len(header)
-            self.entries, self.metadata = _check(_parse(header, path), self.header_bytes, size, path)
+            header = read_header(file, size, path)
+            self.path, self.entries, self.metadata = path, header.entries, header.metadata
             # private copy-on-write: PyTorch may write to such tensors, the file never changes
             self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
 
@@ -104,8 +50,12 @@ class SafetensorsFile:
         else:
             tensor = torch.frombuffer(self._map, dtype=entry.dtype, count=count, offset=entry.begin)
         if entry.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
-            raise GroundupError(f"{self.path}: {_shown(name)} is BOOL but has bytes other than 0 and 1")
+            raise GroundupError(f"{self.path}: {shown(name)} is BOOL but has bytes other than 0 and 1")
         return tensor.reshape(entry.shape)
+
+    def content(self, name: str) -> Content:
+        entry = self.entries[name]
+        return Content(CODES[entry.dtype], entry.shape, memoryview(self._map)[entry.begin : entry.end])
 
 
 class Safetensors:
@@ -134,188 +84,30 @@ class Safetensors:
         return self._file(name).read(name)
 
     def fingerprint(self) -> str:
-        return source.fingerprint([(file.path, file.header_bytes) for file in self._files])
+        return fingerprint({name: file.content(name) for name, file in self._home.items()})
 
     def _file(self, name: str) -> SafetensorsFile:
         if name not in self._home:
             where = self._files[0].path if len(self._files) == 1 else self._files[0].path.parent
-            raise GroundupError(f"{where} has no tensor {_shown(name)}")
+            raise GroundupError(f"{where} has no tensor {shown(name)}")
         return self._home[name]
 
 
 def open_safetensors(path: str | Path) -> Safetensors:
     """Open a .safetensors file, an index, or a folder with model.safetensors or model.safetensors.index.json.
 
-    With both, a folder's model.safetensors counts, as in transformers. Headers are read and checked, no weights yet.
-    Raises GroundupError, naming the file and the number, for whatever does not agree with itself.
+    Headers are read and checked, no weights yet. Raises GroundupError, naming the file and the number, for whatever
+    does not agree with itself: each tensor must be in the one file where the index places it, and no other beside it.
     """
-    place = Path(path)
-    with explained(path):
-        folder = place.is_dir()
-    if not folder:
-        if place.name.endswith(".index.json"):
-            return Safetensors(_shards(place))
-        return Safetensors([SafetensorsFile(place)])
-    if _present(place / SINGLE):
-        return Safetensors([SafetensorsFile(_inside(place, SINGLE))])
-    if _present(place / INDEX):
-        return Safetensors(_shards(_inside(place, INDEX)))
-    raise GroundupError(_nothing_in(place))
-
-
-def _present(path: Path) -> bool:
-    return path.is_symlink() or path.exists()
-
-
-def _shards(index: Path) -> list[SafetensorsFile]:
-    """The files that an index names, each holding exactly the tensors that the index says."""
-    content = read_json(index, MAX_HEADER)
-    placed = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(placed, dict) or not placed or not all(isinstance(file, str) for file in placed.values()):
-        raise GroundupError(f'{index} is no index: it must map each tensor to its file under "weight_map"')
-    expected: dict[str, set[str]] = {}
-    for name, file in placed.items():
-        expected.setdefault(file, set()).add(name)
-    if len(expected) > MAX_SHARDS:
-        raise GroundupError(f"{index} names {len(expected):,} files; at most {MAX_SHARDS:,} are read")
-    paths = {file: _inside(index.parent, file) for file in sorted(expected)}  # all names before any file is opened
     files = []
-    for file, path in paths.items():
-        shard = SafetensorsFile(path)
-        if missing := expected[file] - shard.entries.keys():
-            raise GroundupError(f"{path} lacks {_some(missing)}, which {index.name} places there; download both again")
-        if extra := shard.entries.keys() - expected[file]:
-            raise GroundupError(f"{path} holds {_some(extra)}, which {index.name} does not place there")
-        files.append(shard)
-    return files
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """The file `name` of `folder`: a plain name, and not a link out of it.
-
-    In the cache of Hugging Face a snapshot's files are links into ../../blobs; there, links within the model's own
-    folder are followed.
-    """
-    plain = name not in ("", ".", "..") and not any(c in "/\\:" or ord(c) < 32 for c in name)
-    if not plain or not name.endswith((".safetensors", ".json")):
-        raise GroundupError(f"{folder}: {_shown(name)} is not the plain name of a .safetensors file in this folder")
-    path = folder / name
-    try:
-        target, root = path.resolve(strict=True), folder.resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links, before Python 3.13
-        raise GroundupError(f"{path} is missing; download or copy the model again") from error
-    for above in root.parents:
-        if above.name.startswith("models--") and root.relative_to(above).parts[0] == "snapshots":
-            root = above
-            break
-    if not target.is_relative_to(root):
-        raise GroundupError(f"{path} is a link that leads out of its folder; put the file itself there")
-    return path
-
-
-def _header(file: BinaryIO, size: int, path: Path) -> bytes:
-    """The header's bytes, read only when its stated length can be true."""
-    start = file.read(8)
-    length = int.from_bytes(start, "little")
-    if len(start) < 8:
-        fault = f"is cut off after {size} bytes" if size else "is empty (0 bytes)"
-    elif length > MAX_HEADER:
-        fault = f"is no safetensors file: its header would have {length:,} bytes, allowed are {MAX_HEADER:,}"
-    elif 8 + length > size:
-        fault = f"is cut off: its header has {length:,} bytes, the file {size:,} in all"
-    elif (header := file.read(length))[:1] != b"{":
-        fault = "is no safetensors file: its header does not start with '{'"
-    else:
-        return header
-    # only now: 0x80 is also how the length of a sound header may begin
-    if start[:1] == b"\x80" or start[:2] == b"PK":
-        raise GroundupError(f"{path} is a pickle or an archive under another name: {UNSAFE}")
-    raise GroundupError(f"{path} {fault}; download or copy it again")
-
-
-def _parse(header: bytes, path: Path) -> dict[str, Any]:
-    where = f"The header of {path}"
-    # every value in JSON costs one of these marks, so this bounds the memory that parsing takes
-    marks = sum(header.count(mark) for mark in (b",", b"[", b"{"))
-    if marks > 20 * MAX_TENSORS:
-        raise GroundupError(f"{where} has {marks:,} commas and brackets: more than {MAX_TENSORS:,} tensors need")
-    parsed = parse_json(header, where)
-    if not isinstance(parsed, dict):
-        raise GroundupError(f"{where} is not a JSON object")
-    return parsed
-
-
-def _check(header: dict[str, Any], start: int, size: int, path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
-    """The entries of a header and its metadata, or the error that says which claim does not fit a file of `size`."""
-    metadata = header.pop(METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise GroundupError(f"{path}: {METADATA} must map strings to strings")
-    if len(header) > MAX_TENSORS:
-        raise GroundupError(f"{path} has {len(header):,} tensors; at most {MAX_TENSORS:,} are read from one file")
-    entries = {name: _entry(name, fields, start, path) for name, fields in header.items()}
-    position = start
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if entry.end > size:
-            raise GroundupError(
-                f"{path} is cut off or false: {_shown(name)} would end at byte {entry.end:,}, the file has {size:,}; "
-                "download it again"
-            )
-        if entry.begin != position:
-            fault = "overlaps another tensor" if entry.begin < position else "leaves a hole before it"
-            raise GroundupError(f"{path}: {_shown(name)} at byte {entry.begin:,} {fault}, {position:,} was expected")
-        position = entry.end
-    if position != size:
-        raise GroundupError(f"{path} has {size - position:,} bytes after its last tensor, where the file must end")
-    return entries, metadata
-
-
-def _entry(name: str, fields: Any, start: int, path: Path) -> Entry:
-    if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
-        raise GroundupError(f"{path}: {_shown(name)} must have just dtype, shape and data_offsets")
-    code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(code, str) or code not in DTYPES:
-        raise GroundupError(f"{path}: {_shown(name)} has dtype {_shown(code)}; known are {', '.join(DTYPES)}")
-    if not _counts(shape) or len(shape) > MAX_AXES:
-        raise GroundupError(f"{path}: the shape of {_shown(name)} is not a list of at most {MAX_AXES} sizes")
-    # an axis of size 0 makes the tensor empty but not its strides, which PyTorch keeps in 64 bits
-    if math.prod(max(1, axis) for axis in shape) >= 2**60:
-        raise GroundupError(f"{path}: the shape of {_shown(name)} is larger than any file")
-    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise GroundupError(f"{path}: the data_offsets of {_shown(name)} are not [begin, end]")
-    needed = math.prod(shape) * DTYPES[code].itemsize
-    if offsets[1] - offsets[0] != needed:
-        raise GroundupError(
-            f"{path}: {_shown(name)} is {code} {shape}, which takes {needed:,} bytes, but data_offsets give it "
-            f"{offsets[1] - offsets[0]:,}"
-        )
-    return Entry(DTYPES[code], tuple(shape), start + offsets[0], start + offsets[1])
-
-
-def _counts(value: Any) -> bool:
-    # type() and not isinstance(): true is no size
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**60 for n in value)
-
-
-def _shown(name: Any) -> str:
-    """What a file says, cut and with control characters escaped, fit for a terminal."""
-    text = ascii(name)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - 1:,} more" if len(ordered) > 1 else ""
-    return f"{_shown(ordered[0])}{more}"
-
-
-def _nothing_in(folder: Path) -> str:
-    with explained(folder):
-        names = sorted(path.name for path in folder.iterdir())
-    if other := [name for name in names if name.endswith(".safetensors")]:
-        return f"{folder} has neither {SINGLE} nor {INDEX}, but {_some(other)}; name the file itself to read it"
-    if unsafe := [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]:
-        return f"{folder} has its weights as {_some(unsafe)} only: {UNSAFE}"
-    return f"{folder} has no weights: neither {SINGLE} nor {INDEX}"
+    for place, expected in locate(Path(path)).items():
+        file = SafetensorsFile(place)
+        if expected is not None and (missing := expected - file.entries.keys()):
+            raise GroundupError(f"{place} lacks {some(missing)}, which the index places there; download both again")
+        if expected is not None and (extra := file.entries.keys() - expected):
+            raise GroundupError(f"{place} holds {some(extra)}, which the index does not place there")
+        files.append(file)
+    return Safetensors(files)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -346,7 +138,7 @@ def write_safetensors(
         return [place]
 
     groups = _groups(tensors, SHARD_BYTES if max_shard_bytes is None else max_shard_bytes)
-    older = [file for file in (SINGLE, INDEX) if _present(place / file)]
+    older = [file for file in (SINGLE, INDEX) if present(place / file)]
     if older and (len(groups) > 1 or INDEX in older):
         # no order of single replacements is safe against a crash between two of them
         raise UsageError(f"{place} has {older[0]} already and the weights are in several files; give a new folder")

@@ -6,6 +6,7 @@ import sys
 
 from groundup.cli.options import Common, Machine, Sampling, Which, open_model
 from groundup.cli.output import note, result, write
+from groundup.core.errors import UsageError
 
 EXAMPLE = 'groundup chat smollm2-135m-instruct --system "Answer in one sentence."'
 
@@ -52,6 +53,12 @@ def run(
             if not spoken:
                 raise
             note(" (cut short)")
+        except UsageError as error:  # the conversation outgrew the context, say
+            if not spoken:
+                raise
+            note(f"{error}\n/new begins anew")
+            messages.pop()
+            continue
         if not common.json:
             write("\n")
         messages.append({"role": "assistant", "content": "".join(pieces)})

@@ -105,6 +105,12 @@ def _answer_file(
                     answers.add(left[index], text)
                     progress.update(len(answers.done), len(rows))
 
-                lm.answer(prompts, batch=batch, on_answer=keep, **sampling.arguments())
+                try:
+                    lm.answer(prompts, batch=batch, on_answer=keep, **sampling.arguments())
+                except KeyboardInterrupt:
+                    progress.say(
+                        f"{len(answers.done)} of {len(rows)} answers kept; the same command goes on from there"
+                    )
+                    raise
         answers.finish(rows.rows)
     result({"out": str(out), "rows": len(rows)}, f"{len(rows)} answers in {out}", as_json=common.json)

@@ -61,6 +61,8 @@ class Progress:
         """`done` of `total`, and what is known beside it; memory in bytes. Without `seconds_left` the pace so far says
         how long it takes."""
         left = self._left(done, total) if seconds_left is None else seconds_left
+        if done == total:
+            left = None
         facts = [
             None if left is None else f"{clock(left)} left",
             None if loss is None else f"loss {loss:.4g}",

@@ -21,6 +21,9 @@ from groundup.core.errors import GroundupError, UsageError
 JSON_LIMIT = 100 << 20
 """Largest JSON file that is read, in bytes; a tokenizer.json of 256,000 words takes about 35 MB."""
 
+JSON_MARKS = 4_000_000
+"""Most commas and brackets in one; that tokenizer.json has 2 million. Each can cost 60 bytes of memory when parsed."""
+
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
     """Put `data` (text as UTF-8) into the file `path`, all of it or nothing; missing folders are made.
@@ -133,18 +136,27 @@ def sha256(path: str | Path) -> str:
 def read_json(path: str | Path, limit: int = JSON_LIMIT) -> Any:
     """Read a JSON file of at most `limit` bytes.
 
-    Raises GroundupError with the file and the place for: no such file, too large, not UTF-8, not JSON, nested too
-    deep, a key twice in one object (readers disagree on which one counts), NaN or Infinity (not JSON).
+    Raises GroundupError with the file and the place for: no such file, too large, too many values, not UTF-8, not JSON,
+    nested too deep, a key twice in one object (readers disagree on which one counts), NaN or Infinity (not JSON).
     """
-    with explained(path), Path(path).open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise GroundupError(f"{path} is larger than {limit:,} bytes, more than such a JSON file ever needs")
+    with explained(path):
+        place = Path(path)
+        if place.exists() and not place.is_file():  # opening a pipe would wait for its other end
+            raise GroundupError(f"{path} is not a file")
+        with place.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise GroundupError(f"{path} is larger than {limit:,} bytes, more than such a JSON file ever needs")
+            content = file.read(size)
     return parse_json(content, str(path))
 
 
-def parse_json(content: bytes, where: str) -> Any:
-    """Read JSON text (UTF-8) as strictly as `read_json`; `where` names it in errors."""
+def parse_json(content: bytes, where: str, most: int = JSON_MARKS) -> Any:
+    """Read JSON text (UTF-8) with at most `most` commas and brackets, as strictly as `read_json`; `where` names it."""
+    # every value costs one of these, so this bounds what parsing takes: 90 MB of "[],[]," would become 2 GB
+    marks = sum(content.count(mark) for mark in (b",", b"[", b"{"))
+    if marks > most:
+        raise GroundupError(f"{where} has {marks:,} commas and brackets, more than such a file ever needs ({most:,})")
     try:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ can be drawn from any thread and needs no screen.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,6 +179,7 @@ def _sheet(width: float, height: float, title: str) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
+    title = textwrap.fill(title, max(12, round(8.5 * (width - 1.4))))  # about so many bold letters fit an inch
     axes.set_title(_plain(title), loc="left", fontsize=13, fontweight="bold", color=INK, pad=12)
     axes.grid(visible=True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -150,7 +150,7 @@ def _confusion(of: str, predictions: Sequence[str], references: Sequence[str]) -
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several reports side by side: one line a report, one column a score, and what the last gained over the first."""
+    """Several reports side by side: one line a report, one column a score, and what was gained over the first."""
 
     reports: tuple[Report, ...]
 
@@ -168,25 +168,28 @@ class Comparison:
             lines.append([report.name, *shown, str(max((score.n for score in report.scores), default=0))])
         return lines
 
+    @property
+    def ends(self) -> tuple[Report, Report]:
+        """The first report, and the last one over the same rows (a baseline for one label has no such rows)."""
+        first = self.reports[0]
+        asked = [row.get("reference") for row in first.rows]
+        return first, [report for report in self.reports if [row.get("reference") for row in report.rows] == asked][-1]
+
     def gains(self) -> dict[str, Score]:
-        """For each score that the first and the last report have over the same rows: the paired difference."""
-        if len(self.reports) < 2:
-            return {}
-        first, last = self.reports[0], self.reports[-1]
-        if [row.get("reference") for row in first.rows] != [row.get("reference") for row in last.rows]:
-            return {}
-        before = {score.name: score for score in first.scores}
+        """For each score that both `ends` have: the paired difference, the last against the first."""
+        first, last = self.ends
+        before = {score.name: score for score in first.scores if score.values}
         return {
             after.name: difference(before[after.name], after)
             for after in last.scores
-            if after.values and after.name in before and len(before[after.name].values) == len(after.values)
+            if last is not first and after.name in before and len(before[after.name].values) == len(after.values)
         }
 
     def notes(self) -> list[str]:
         """A line for each gain, and what the brackets mean."""
-        first, last = self.reports[0].name, self.reports[-1].name
+        first, last = self.ends
         lines = [
-            f"{name}, {last} against {first}: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            f"{name}, {last.name} against {first.name}: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
             for name, gain in self.gains().items()
         ]
         return [*lines, "[low, high]: 95 % intervals"]
@@ -201,7 +204,8 @@ class Comparison:
         for column, name in enumerate(header):
             table.add_column(Text(name), justify="left" if column == 0 else "right", no_wrap=column == 0)
         for line in lines:
-            table.add_row(*(Text(cell) for cell in line))
+            # an interval is one word, so that a narrow terminal breaks the line before it and not inside
+            table.add_row(*(Text(cell.replace(", ", ",") if at else cell) for at, cell in enumerate(line)))
         return table
 
     def text(self) -> str:
@@ -241,7 +245,7 @@ class Comparison:
 
 
 def compare(reports: Sequence[Report]) -> Comparison:
-    """Several reports in one table, in this order; the last is set against the first."""
+    """Several reports in one table, in this order; the last over the same rows is set against the first."""
     if not reports:
         raise UsageError("there are no reports to compare")
     return Comparison(tuple(reports))

@@ -210,7 +210,7 @@ class Engine:
         self.batch = min(batch, max(1, len(self.waiting)))
         where = next(network.parameters()).device if device is None else torch.device(device)
         longest = 1 if two_halves else max((len(p) for p in prompts), default=1)
-        rows = max(self.batch + 1, sampling.beams)
+        rows = sampling.beams if sampling.beams > 1 else self.batch + 1
         self.runner = Runner(network, rows, longest + sampling.max_tokens, where, decoder_start)
         alike = len(set(self.adapters)) == 1 and not two_halves and sampling.beams == 1
         self.shared = shared_beginning(self.prompts) if alike else 0
@@ -339,7 +339,7 @@ class Engine:
                 row.finish = "stop_string"
             elif len(row.ids) - row.start >= self.sampling.max_tokens:
                 row.finish = "length"
-        if row.finish is not None and row.reader is not None and row.reader.end() and row.finish != "stop_string":
+        if row.finish is not None and row.reader is not None and row.reader.end():
             row.finish = "stop_string"
 
     def _at_once(self, prompt: int, k: int) -> Row:
@@ -351,12 +351,10 @@ class Engine:
                 raise UsageError("beam search takes no filters and no schema: use beams=1")
             prompt_ids = self.prompts[prompt]
             found, ended = search(self.runner, prompt_ids, self.sampling, self.stop_ids, row.adapter)
-            row.ids += found
             row.finish = "stop" if ended else "length"
-            for token in found if row.reader is not None else ():
-                assert row.reader is not None
-                if row.reader.push(token):
-                    row.finish = "stop_string"
+            for token in found:
+                row.ids.append(token)
+                if row.reader is not None and row.reader.push(token):
                     break
         if row.reader is not None and row.reader.end():
             row.finish = "stop_string"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,7 @@ class SchemaFilter:
             grammar = LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=WRITTEN)
         except (ValueError, TypeError) as error:
             raise UsageError(f"this JSON schema cannot be used: {_line(error)}") from None
-        self._vocabulary = LLTokenizer(
-            tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=self.stop_ids, slices=LLTokenizer.json_slices()
-        )
+        self._vocabulary = _vocabulary(tokenizer, tuple(self.stop_ids))
         limits = LLParserLimits(max_grammar_size=200_000, verbose_errors=False)
         self._first = LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
         if self._first.is_error():
@@ -55,6 +54,13 @@ def schema_filters(
 ) -> SchemaFilter:
     """What `answer(..., filters=)` takes to give JSON of this schema, written as json.dumps writes it."""
     return SchemaFilter(tokenizer, schema, tokenizer.stop_ids if stop_ids is None else stop_ids)
+
+
+@lru_cache(maxsize=2)
+def _vocabulary(tokenizer: Tokenizer, stop_ids: tuple[int, ...]) -> LLTokenizer:
+    """The trie of all tokens: half a second for 49,152 of them, so it is kept."""
+    slices = LLTokenizer.json_slices()
+    return LLTokenizer(tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=list(stop_ids), slices=slices)
 
 
 class _Follow:

@@ -41,7 +41,12 @@ class Config(FamilyConfig):
     mlp_bias: bool = False
     tie_word_embeddings: bool = False
 
-    IGNORED: ClassVar = {"attention_dropout": ANY, "rope_interleaved": (False,), "is_llama_config": ANY}
+    IGNORED: ClassVar = {
+        "attention_dropout": ANY,
+        "rope_interleaved": (False,),
+        "is_llama_config": ANY,
+        "max_sequence_length": ANY,  # max_position_embeddings once more, in files of the first Llama
+    }
     ARCHITECTURES = ("LlamaForCausalLM", "LlamaModel")
 
     @classmethod

@@ -67,16 +67,20 @@ def attend_fused(
         # One query a row: the heads that share a key head become its queries, a view instead of copied keys.
         q = q.view(q.shape[0], kv_heads, heads // kv_heads, q.shape[3])
     elif grouped:
-        k = k.repeat_interleave(heads // kv_heads, dim=1)
-        v = v.repeat_interleave(heads // kv_heads, dim=1)
+        k, v = _for_each_head(k, heads // kv_heads), _for_each_head(v, heads // kv_heads)
     where: Tensor | None = None
     if bias is not None:
-        where = bias if mask is None else bias.masked_fill(~mask[:, None], torch.finfo(bias.dtype).min)
+        where = bias if mask is None else bias.masked_fill(~mask[:, None], -math.inf)
         where = where.to(q.dtype)
     elif mask is not None:
         where = mask[:, None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=where, is_causal=causal and length > 1, scale=scale)
     return out.reshape(out.shape[0], heads, length, v.shape[3])
+
+
+def _for_each_head(x: Float[Tensor, "B Hkv S Dh"], groups: int) -> Float[Tensor, "B H S Dh"]:
+    # expanding makes the backward pass a plain sum; repeat_interleave's would scatter
+    return x[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
 
 
 class Attention(nn.Module):

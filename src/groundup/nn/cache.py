@@ -152,12 +152,12 @@ class Shared(Fresh):
 
     def write(self, path: str, k: Tensor, v: Tensor, step: Step) -> Keys:
         first, others = step.fact("shared", lambda: _apart_from_first(step.rows))
-        size = first.total
-        before = Square(k[None, :size], v[None, :size], "first", (0,), None)
-        laid = [others.pad(t[size:]) for t in (k, v)]
-        full = [torch.cat((t[None, :size].expand(len(others), *t[:size].shape), u), 1) for t, u in zip((k, v), laid, strict=True)]
+        size, count = first.total, len(others)
+        (k, k_rest), (v, v_rest) = (t.split((size, others.total)) for t in (k, v))
+        before = Square(k[None], v[None], "first", (0,), None)
+        full = [torch.cat((t.expand(count, *t.shape), others.pad(u)), 1) for t, u in ((k, k_rest), (v, v_rest))]
         lengths = None if others.even else tuple(size + n for n in others.lengths)
-        return _Two(before, Square(full[0], full[1], "others", (size,) * len(others), lengths), first, others)
+        return _Two(before, Square(full[0], full[1], "others", (size,) * count, lengths), first, others)
 
 
 def _apart_from_first(rows: Rows) -> tuple[Rows, Rows]:
@@ -178,7 +178,8 @@ class _Two:
         size = self.first.total
         one = Step(self.first, step.positions[:size], step.cache, (0,), (0,), facts=step.facts)
         rest = Step(self.others, step.positions[size:], step.cache, (0,), self.after.past, facts=step.facts)
-        return torch.cat((self.before.attend(q[:size], one, **how), self.after.attend(q[size:], rest, **how)))
+        mine, theirs = q.split((size, self.others.total))
+        return torch.cat((self.before.attend(mine, one, **how), self.after.attend(theirs, rest, **how)))
 
 
 class Slots:

@@ -42,9 +42,8 @@ class Rotary:
     def __call__(self, x: Float[Tensor, "T H Dh"], step: Step) -> Float[Tensor, "T H Dh"]:
         cos, sin = step.fact((self, x.dtype), lambda: self.table(step.positions, x.dtype))
         pairs = len(self.frequencies)
-        a, b = x[..., :pairs], x[..., pairs : 2 * pairs]
-        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-        return turned if x.shape[-1] == 2 * pairs else torch.cat((turned, x[..., 2 * pairs :]), dim=-1)
+        a, b, *rest = x.split((pairs, pairs, x.shape[-1] - 2 * pairs), dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin, *rest), dim=-1)
 
 
 def frequencies(head_dim: int, base: float) -> list[float]:

@@ -240,7 +240,9 @@ class Step:
         Rows keep their number and their adapters; some may become empty.
         """
         counts = torch.bincount(self.rows.row[index], minlength=len(self.rows)).tolist()
-        return replace(self, rows=Rows.of(counts, self.rows.device), positions=self.positions[index], facts={})
+        rows = Rows.of(counts, self.rows.device)
+        types = None if self.types is None else self.types[index]
+        return replace(self, rows=rows, positions=self.positions[index], types=types, spliced=None, facts={})
 
     def by_adapter(self) -> Mapping[str, Int[Tensor, " N"]]:
         """For a call of mixed adapters: the tokens that use each one (tokens with none are in no group)."""
