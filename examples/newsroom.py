@@ -61,12 +61,18 @@ def main() -> None:
     (out / "scores.txt").write_text(table.text() + "\n")
     table.png(out / "scores.png")
     desks = next(c for c in reports[2].confusions if c.of == "desk")
-    plots.confusion(desks.labels, desks.counts, out / "desks.png", title="Desk: what it was (lines), what the tuned model said")
+    plots.confusion(
+        desks.labels, desks.counts, out / "desks.png", title="Desk: what it was (lines), what the tuned model said"
+    )
 
     item = encode.prompt_of(test.rows[0])
     print(f"\n== one item\n{item[-1]['content'].split(chr(10))[-1]}")
-    print(f"\nwithout the adapter: {lm.chat(item, max_tokens=LENGTH)!r}\nwith the adapter:    {tuned.chat(item, max_tokens=LENGTH)!r}")
-    print(f"\nadapter   {run.best}  (PEFT's layout)\npictures  {run.out / 'loss.png'}  {out / 'desks.png'}  {out / 'scores.png'}")
+    print(
+        f"\nwithout the adapter: {lm.chat(item, max_tokens=LENGTH)!r}\nwith the adapter:    {tuned.chat(item, max_tokens=LENGTH)!r}"
+    )
+    print(
+        f"\nadapter   {run.best}  (PEFT's layout)\npictures  {run.out / 'loss.png'}  {out / 'desks.png'}  {out / 'scores.png'}"
+    )
     print(f"talk on   .venv/bin/groundup chat {run.out}")
 
 

@@ -47,7 +47,10 @@ __all__ = [
 ]
 
 _ROOMS = {"models", "data"}
-_HOMES = {name: "groundup.api" for name in __all__ if name not in _ROOMS} | {"LoRA": "groundup.peft.lora", "Model": "groundup.model"}
+_HOMES = {name: "groundup.api" for name in __all__ if name not in _ROOMS} | {
+    "LoRA": "groundup.peft.lora",
+    "Model": "groundup.model",
+}
 
 
 def __getattr__(name: str) -> Any:

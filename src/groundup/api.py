@@ -11,33 +11,32 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from groundup import __version__
-from groundup.checkpoints import adapters, hub, starters as _starters
+from groundup.checkpoints import adapters, hub
 from groundup.checkpoints import load as _load
 from groundup.checkpoints import save as _save
+from groundup.checkpoints import starters as _starters
 from groundup.checkpoints.load import Origin
 from groundup.core import machine
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import GroundupError, UsageError
-from groundup.core.files import atomic_folder, cache_dir, read_json, sha256, write_json
+from groundup.core.files import atomic_folder, cache_dir, read_json, write_json
 from groundup.data import encode, rows
 from groundup.evaluation.metrics import perplexity
 from groundup.evaluation.report import Report
 from groundup.inference.score import nll
 from groundup.model import Model
-from groundup.nn.stack import Decoder
+from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.peft.lora import LoRA, add_lora, merged, pairs, trained
 from groundup.peft.surgery import in_format, shared
-from groundup.training import state
 from groundup.training.loop import Run, Trainer
 from groundup.training.settings import Settings
 
@@ -111,7 +110,7 @@ def load(
 def build(config: FamilyConfig, *, seed: int = 0, std: float = 0.02) -> Model:
     """A model of this config from random weights: matrices from a normal distribution, gains 1, biases 0."""
     family = import_module(type(config).__module__)
-    network: nn.Module = family.build(config)
+    network: Decoder | EncoderDecoder = family.build(config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         with torch.no_grad():
@@ -120,8 +119,8 @@ def build(config: FamilyConfig, *, seed: int = 0, std: float = 0.02) -> Model:
             elif name.endswith("bias"):
                 parameter.zero_()
     text = json.dumps(config.to_public(), sort_keys=True)
-    origin = Origin(f"random {config.model_type}", Path(), hashlib.sha256(f"{seed}{text}".encode()).hexdigest(), "random",
-                    str(config.model_type))  # fmt: skip
+    origin = Origin(f"random {config.family()}", Path(), hashlib.sha256(f"{seed}{text}".encode()).hexdigest(), "random",
+                    config.family())  # fmt: skip
     return Model(network.eval(), family, config, None, origin)
 
 
@@ -171,7 +170,9 @@ def add_adapter(model: Model, folder: str | Path, *, name: str | None = None) ->
 
 def _checked(model: Model, folder: Path, name: str) -> str:
     """That the adapter is for this base and takes effect; says so in a line."""
-    if not any(float(pair.b.abs().max()) > 0 and float(pair.a.abs().max()) > 0 for pair in pairs(model.network, name).values()):
+    if not any(
+        float(pair.b.abs().max()) > 0 and float(pair.a.abs().max()) > 0 for pair in pairs(model.network, name).values()
+    ):
         raise GroundupError(f"{folder}: this adapter changes nothing, since its matrices are zero; was it trained?")
     if not (folder / "groundup.json").exists():
         return f"adapter {folder}: made elsewhere, so it names no base to check"
@@ -197,7 +198,9 @@ def _checked(model: Model, folder: Path, name: str) -> str:
             f"{folder}: the adapter does not do here what it did when it was saved: its effect on the probe is off by "
             f"{off:.1%} of {size:.3g}"
         )
-    return f"adapter {folder}: base as named, takes effect (moves the probe's logits by up to {size:.3g}, as when saved)"
+    return (
+        f"adapter {folder}: base as named, takes effect (moves the probe's logits by up to {size:.3g}, as when saved)"
+    )
 
 
 def merge(model: Model) -> Model:
@@ -272,7 +275,7 @@ def _write_adapter(model: Model, name: str, folder: Path) -> None:
         base=_base(model),
         probe=model.probe(name),
         settings=settings,
-        transposed=model.config.model_type == "gpt2",
+        transposed=model.config.family() == "gpt2",
     )
 
 
@@ -281,7 +284,7 @@ def _write_adapter(model: Model, name: str, folder: Path) -> None:
 
 def finetune(
     model: Model,
-    data: str | Path | Sequence[Mapping[str, Any]],
+    data: str | Path | Sequence[dict[str, Any]],
     *,
     out: str | Path,
     validation: str | Path | None = None,
@@ -337,9 +340,16 @@ def finetune(
         train_rows, valid_rows = rows.split(found, count=min(32, max(1, len(found) // 20)), seed=seed)
     train = encode.encode_all(train_rows, model._words, tokens)
     valid = encode.encode_all(valid_rows, model._words, tokens)
-    say(f"training on {len(train)} rows ({sum(train.lengths):,} tokens, {train.trained:,} trained), {len(valid)} to validate")
+    say(
+        f"training on {len(train)} rows ({sum(train.lengths):,} tokens, {train.trained:,} trained), {len(valid)} to validate"
+    )
 
-    identity = {"base": _base(model), "method": asdict(method), "adapter": model.adapter, "data": _digest(train.rows, valid.rows)}
+    identity = {
+        "base": _base(model),
+        "method": asdict(method),
+        "adapter": model.adapter,
+        "data": _digest(train.rows, valid.rows),
+    }
     if resume:
         kept = read_json(out / "run.json")
         for key, value in identity.items():
@@ -360,7 +370,9 @@ def finetune(
 
     network = in_format(network, machine.FORMATS[settings.precision])
     assert isinstance(network, Decoder)
-    moved = {n: p.requires_grad_() for n, p in trained(network, model.adapter).items()}
+    moved = trained(network, model.adapter)
+    for parameter in moved.values():
+        parameter.requires_grad_()
     tuning = replace(model, network=network, precision=settings.precision)
 
     def keep(path: Path) -> None:
@@ -376,7 +388,9 @@ def finetune(
         )  # fmt: skip
 
     if not resume:
-        steps = _steps(steps, epochs, minutes, len(train), settings, lambda: trainer(settings).seconds_a_step(), began, say)
+        steps = _steps(
+            steps, epochs, minutes, len(train), settings, lambda: trainer(settings).seconds_a_step(), began, say
+        )
         every = validate_every or max(1, math.ceil(steps / 4))
         settings = replace(settings, steps=steps, validate_every=every)
     flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in asdict(settings).items())
@@ -384,7 +398,9 @@ def finetune(
     count = sum(p.numel() for p in moved.values())
     say(f"LoRA rank {method.rank} on {len(pairs(network, model.adapter))} linears: {count:,} trained numbers")
     if dry_run:
-        return Run(out, out / "best", out / "last", 0, 0, math.nan, math.nan, math.nan, 0.0, 0, 0, 0, machine.peak_memory())
+        return Run(
+            out, out / "best", out / "last", 0, 0, math.nan, math.nan, math.nan, 0.0, 0, 0, 0, machine.peak_memory()
+        )
     if not resume:
         with atomic_folder(out) as folder:
             write_json(folder / "run.json", {**identity, "settings": asdict(settings), "version": __version__})
@@ -445,7 +461,7 @@ def _digest(*parts: Sequence[Any]) -> str:
 
 def evaluate(
     model: Model,
-    data: str | Path | Sequence[Mapping[str, Any]],
+    data: str | Path | Sequence[dict[str, Any]],
     *,
     metrics: Sequence[str] | None = None,
     name: str | None = None,
@@ -490,7 +506,14 @@ def evaluate(
         "schema": "yes" if schema else "no",
     }
     return Report.of(
-        name or model.origin.name, answers, references, prompts=prompts, metrics=wanted, schema=schema, extra=extra, facts=facts
+        name or model.origin.name,
+        answers,
+        references,
+        prompts=prompts,
+        metrics=wanted,
+        schema=schema,
+        extra=extra,
+        facts=facts,
     )
 
 

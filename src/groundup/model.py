@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from groundup.checkpoints.adapters import Probe
 from groundup.checkpoints.load import Origin
@@ -23,7 +23,7 @@ from groundup.inference.sampling import Filter, Sampling
 from groundup.inference.schema import schema_filters
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.cache import Fresh
-from groundup.nn.stack import EncoderDecoder
+from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.nn.step import Step
 from groundup.peft.lora import LoRA
 from groundup.peft.surgery import tensors
@@ -40,7 +40,7 @@ class Model:
     methods   the settings of every adapter on the network, by name
     """
 
-    network: nn.Module
+    network: Decoder | EncoderDecoder
     family: ModuleType
     config: FamilyConfig
     tokenizer: Tokenizer | None
@@ -158,7 +158,7 @@ class Model:
 
     def probe(self, adapter: str, words: int = 64) -> Probe:
         """What an adapter changes on eight fixed ids, at some words: kept beside it and checked when it is loaded."""
-        vocabulary = int(getattr(self.config, "vocab_size"))
+        vocabulary = int(self.config.to_public()["vocab_size"])
         ids = [(7919 * (i + 1)) % vocabulary for i in range(8)]
         places = [(104729 * i) % vocabulary for i in range(words)]
         network = self.network
@@ -196,7 +196,7 @@ class Model:
     @property
     def context(self) -> int | None:
         """The longest text in tokens, None where positions have no end."""
-        return getattr(self.config, "context")
+        return self.config.context
 
     @property
     def stop_ids(self) -> frozenset[int]:

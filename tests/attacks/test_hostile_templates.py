@@ -1,7 +1,5 @@
 """A chat template is a program out of a downloaded file. These end in one clear line, in little time and memory."""
 
-# ruff: noqa: E501 (a template stays on its line)
-
 import json
 import subprocess
 import sys

@@ -17,15 +17,18 @@ from groundup.inputs.tokenizer import Tokenizer
 
 Pair = tuple[nn.Module, Any]
 IDS = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-# fmt: off
+LLAMA = {"hidden_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+GPT2 = {"n_embd": 35, "n_layer": 2, "n_head": 5, "n_positions": 64, "tie_word_embeddings": False}
+BLOOM = {"hidden_size": 30, "n_layer": 2, "n_head": 6, "tie_word_embeddings": False}
+BERT = {"hidden_size": 35, "num_hidden_layers": 2, "num_attention_heads": 5, "intermediate_size": 41}
+T5 = {"d_model": 35, "d_kv": 6, "d_ff": 41, "num_layers": 2, "num_heads": 5, "decoder_start_token_id": 0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaForCausalLM", IDS | {"hidden_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 37, "max_position_embeddings": 64}),
-    "gpt2": ("GPT2LMHeadModel", IDS | {"n_embd": 35, "n_layer": 2, "n_head": 5, "n_positions": 64, "tie_word_embeddings": False}),
-    "bloom": ("BloomForCausalLM", IDS | {"hidden_size": 30, "n_layer": 2, "n_head": 6, "tie_word_embeddings": False}),
-    "bert": ("BertForMaskedLM", IDS | {"hidden_size": 35, "num_hidden_layers": 2, "num_attention_heads": 5, "intermediate_size": 41}),
-    "t5": ("T5ForConditionalGeneration", IDS | {"d_model": 35, "d_kv": 6, "d_ff": 41, "num_layers": 2, "num_heads": 5, "decoder_start_token_id": 0}),
+    "llama": ("LlamaForCausalLM", IDS | LLAMA | {"intermediate_size": 37, "max_position_embeddings": 64}),
+    "gpt2": ("GPT2LMHeadModel", IDS | GPT2),
+    "bloom": ("BloomForCausalLM", IDS | BLOOM),
+    "bert": ("BertForMaskedLM", IDS | BERT),
+    "t5": ("T5ForConditionalGeneration", IDS | T5),
 }
-# fmt: on
 
 
 @pytest.fixture(scope="session")

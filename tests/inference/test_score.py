@@ -23,7 +23,10 @@ def reference_nll(model, row: Encoded) -> float:
 def test_loss_is_the_references(family, shared, pair, draw_prompts):
     reference, ours = pair(family)
     begin, *ends = draw_prompts(shared or 1, 5, 2, 11, 7)
-    rows = [Encoded((begin + e)[shared == 0 :], ([False] * len(begin) + [i % 3 != 1 for i in range(len(e))])[shared == 0 :]) for e in ends]
+    rows = [
+        Encoded((begin + e)[shared == 0 :], ([False] * len(begin) + [i % 3 != 1 for i in range(len(e))])[shared == 0 :])
+        for e in ends
+    ]
     want = [reference_nll(reference, r) for r in rows]
     for tokens in (1, 20, 4096):
         got = nll_each(ours, rows, tokens=tokens)
@@ -32,7 +35,9 @@ def test_loss_is_the_references(family, shared, pair, draw_prompts):
         assert nll(ours, rows, tokens=tokens) == (pytest.approx(sum(want), rel=1e-4), sum(n for _, n in got))
     assert nll(ours, [Encoded(rows[0].ids, [False] * len(rows[0].ids))]) == (0.0, 0)
     other = [Encoded(r.ids, [not t for t in r.trained]) for r in rows]
-    assert [s for s, _ in nll_each(ours, other)] == pytest.approx([reference_nll(reference, r) for r in other], rel=1e-4)
+    assert [s for s, _ in nll_each(ours, other)] == pytest.approx(
+        [reference_nll(reference, r) for r in other], rel=1e-4
+    )
 
 
 def test_logprob_of_continuations(pair, draw_prompts):

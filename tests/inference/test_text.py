@@ -38,7 +38,9 @@ def says(words, text: str) -> Says:
 
 
 def test_a_stream_is_the_text_and_never_half_a_character(words):
-    pieces = list(stream(says(words, TEXT), [7, 8, 9], sampling=Sampling(99, 0), tokenizer=words, stop_ids=frozenset({2})))
+    pieces = list(
+        stream(says(words, TEXT), [7, 8, 9], sampling=Sampling(99, 0), tokenizer=words, stop_ids=frozenset({2}))
+    )
     assert "".join(pieces) == TEXT and len(pieces) > 8
     assert not any("\ufffd" in p for p in pieces) and all(pieces)
     tokens = [words.decode([i]) for i in words.encode(TEXT)]
@@ -56,7 +58,15 @@ def test_a_stop_text_cuts_exactly_and_never_shows(words, stop):
 
 
 def test_what_only_begins_a_stop_text_is_shown_in_the_end(words):
-    shown = list(stream(says(words, "a, b, EN"), [7, 8, 9], sampling=Sampling(99, 0, stop=("END",)), tokenizer=words, stop_ids=frozenset({2})))
+    shown = list(
+        stream(
+            says(words, "a, b, EN"),
+            [7, 8, 9],
+            sampling=Sampling(99, 0, stop=("END",)),
+            tokenizer=words,
+            stop_ids=frozenset({2}),
+        )
+    )
     assert "".join(shown) == "a, b, EN"
     reader = Reader(words, ("b, END",))
     held = []
@@ -126,7 +136,15 @@ def test_the_end_is_allowed_where_the_json_is_complete_and_nowhere_else(words):
     assert left.isfinite().nonzero().flatten().tolist() == [2]
 
 
-@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"type": "string", "pattern": "("}, {"$ref": "#/nowhere"}, {"type": "object", "properties": 3}])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "nonsense"},
+        {"type": "string", "pattern": "("},
+        {"$ref": "#/nowhere"},
+        {"type": "object", "properties": 3},
+    ],
+)
 def test_a_bad_schema_is_one_line(words, schema):
     with pytest.raises(UsageError, match="this JSON schema cannot be used: ") as error:
         schema_filters(words, schema)

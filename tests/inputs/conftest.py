@@ -1,7 +1,5 @@
 """Small tokenizers of every kind, trained here, each in a folder as the public models have it."""
 
-# ruff: noqa: E501 (a template stays on its line)
-
 import json
 import re
 from collections.abc import Callable

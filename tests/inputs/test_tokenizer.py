@@ -1,7 +1,5 @@
 """Text <-> ids against transformers' fast tokenizers, which wrap the same library but go their own way to it."""
 
-# ruff: noqa: E501 (a case stays on its line)
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -138,8 +138,11 @@ def cached(case: Case, network: Any, rows: Rows, size: int) -> list[Tensor]:
         for which in filter(None, (going, joining)):  # those that join do so in a call of their own: it has the memory
             take = [min(size, len(rows.ids[i]) - done[i]) for i in which]
             parts = [rows.ids[i][done[i] : done[i] + n] for i, n in zip(which, take, strict=True)]
-            cut = Rows(tuple(parts), tuple(rows.types[i][:n] for i, n in zip(which, take, strict=True)),
-                       tuple(rows.sources[i] for i in which))
+            cut = Rows(
+                tuple(parts),
+                tuple(rows.types[i][:n] for i, n in zip(which, take, strict=True)),
+                tuple(rows.sources[i] for i in which),
+            )
             slots = [SLOTS[i] for i in which]
             if which is joining:
                 step = step_of(case, network, cut, cache, range(len(which)), slots=slots)

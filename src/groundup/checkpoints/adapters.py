@@ -26,7 +26,7 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import read_json, write_json
 from groundup.core.rules import Entry, Rules
 from groundup.peft.lora import LowRank, pairs, put_pair
-from groundup.peft.surgery import linears
+from groundup.peft.surgery import linears, weight_of
 
 PREFIX = "base_model.model."
 MOST_RANK = 4096
@@ -121,7 +121,7 @@ def write(
 
 def _whole_groups(rules: Rules, paths: list[str], network: nn.Module) -> list[str]:
     """The linears of an adapter, and those that share a public module with one of them."""
-    wanted, whole = set(paths), []
+    wanted, whole = set(paths), list[str]()
     for entry in rules.modules(list(linears(network))).entries:
         if wanted & set(entry.targets):
             whole += entry.targets
@@ -155,9 +155,7 @@ def _joined(entry: Entry, held: Mapping[str, LowRank], network: nn.Module) -> tu
 
 
 def _out(network: nn.Module, path: str) -> int:
-    part = linears(network)[path]
-    weight = getattr(part, "base", part).weight
-    return int(weight.shape[0])
+    return weight_of(linears(network)[path]).shape[0]
 
 
 def read(folder: Path, network: nn.Module, name: str, rules: Rules) -> dict[str, Any]:
@@ -179,8 +177,9 @@ def read(folder: Path, network: nn.Module, name: str, rules: Rules) -> dict[str,
             raise GroundupError(f"{folder.name}: {key} has {'no lora_B' if entry else 'no place in this model'}")
         waiting -= {key, other}
         a, b = source.read(key).float(), source.read(other).float()
-        rank, alpha = _pattern(config, "rank_pattern", module, config["r"]), _pattern(
-            config, "alpha_pattern", module, config["lora_alpha"]
+        rank, alpha = (
+            _pattern(config, "rank_pattern", module, config["r"]),
+            _pattern(config, "alpha_pattern", module, config["lora_alpha"]),
         )
         if len(a) != rank or b.shape[1] != rank or rank > MOST_RANK:
             raise GroundupError(f"{folder.name}: {module} has rank {len(a)}, its settings say {rank}")
@@ -208,8 +207,7 @@ def read(folder: Path, network: nn.Module, name: str, rules: Rules) -> dict[str,
 
 
 def _in(network: nn.Module, path: str) -> int:
-    part = linears(network)[path]
-    return int(getattr(part, "base", part).weight.shape[1])
+    return weight_of(linears(network)[path]).shape[1]
 
 
 def _check(config: Any, folder: Path) -> None:

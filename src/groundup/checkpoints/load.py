@@ -1,6 +1,6 @@
 """From a name or a path to a network with its numbers in place, and a report that nothing was left over.
 
-    name ── resolve ── path ── source (lazy) ── config ── build (no numbers yet) ── rules ── network
+name ── resolve ── path ── source (lazy) ── config ── build (no numbers yet) ── rules ── network
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from groundup.core.files import read_json
 from groundup.core.rules import Entry, Plan, Rules
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.linear import Embedding, Linear
+from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.nn.storage import Dense
 from groundup.peft.surgery import tensors
 
@@ -46,7 +47,7 @@ class Origin:
 class Loaded:
     """A network and all that came with it. `notes` says what was ignored, tied or left out, by name."""
 
-    network: nn.Module
+    network: Decoder | EncoderDecoder
     family: ModuleType
     config: FamilyConfig
     tokenizer: Tokenizer | None
@@ -131,14 +132,14 @@ def _tokenizer(path: Path, *settings: dict[str, Any]) -> Tokenizer | None:
 
 def assemble(
     family: ModuleType, config: FamilyConfig, rules: Rules, source: Source, dtype: torch.dtype | None, file: str
-) -> tuple[nn.Module, list[str]]:
+) -> tuple[Decoder | EncoderDecoder, list[str]]:
     """Build the network and fill it from `source`; raises GroundupError when anything is left over on either side."""
     with torch.device("meta"):
-        network: nn.Module = family.build(config)
+        network: Decoder | EncoderDecoder = family.build(config)
     plan = rules.load(source.names)
     if plan.unused:
         raise GroundupError(
-            f"{file}: {len(plan.unused)} tensors have no place in a {config.model_type}: {_some(plan.unused)}"
+            f"{file}: {len(plan.unused)} tensors have no place in a {config.family()}: {_some(plan.unused)}"
         )
     notes = [f"{len(plan.ignored)} tensors ignored: {_some(plan.ignored)}"] if plan.ignored else []
     filled: set[str] = set()
@@ -175,7 +176,9 @@ def _put(network: nn.Module, target: str, tensor: Tensor, source: str, file: str
         raise GroundupError(f"{file}: {source} is there, but the config makes a model without {target}")
     shape = tuple(wanted.shape)
     if tuple(tensor.shape) != shape:
-        raise GroundupError(f"{file}: {source} gives {target} the shape {tuple(tensor.shape)}; the config wants {shape}")
+        raise GroundupError(
+            f"{file}: {source} gives {target} the shape {tuple(tensor.shape)}; the config wants {shape}"
+        )
     if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
         raise GroundupError(f"{file}: {source} holds numbers that are not finite")
     if isinstance(holder, Linear | Embedding) and last == "weight":
@@ -196,7 +199,9 @@ def _same(network: nn.Module, entry: Entry, given: list[Tensor], dtype: torch.dt
     for target, tensor in zip(entry.targets, entry.forward(given), strict=True):
         first = held.get(target)
         if first is not None and not torch.equal(first, tensor if dtype is None else tensor.to(dtype)):
-            raise GroundupError(f"{file}: {entry.sources[0]} differs from another tensor for {target}; which one holds?")
+            raise GroundupError(
+                f"{file}: {entry.sources[0]} differs from another tensor for {target}; which one holds?"
+            )
 
 
 def _tie(network: nn.Module, plan: Plan, config: FamilyConfig) -> None:
@@ -210,6 +215,7 @@ def _tie(network: nn.Module, plan: Plan, config: FamilyConfig) -> None:
         except AttributeError:
             continue
         if isinstance(holder, Linear | Embedding) and holder.weight.values.is_meta:
+            assert isinstance(other, Linear | Embedding)
             holder.weight = other.weight
 
 

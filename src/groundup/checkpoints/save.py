@@ -33,10 +33,12 @@ def save(
     named = tensors(network)
     plan = family.hugging_face(config).save(named)
     if plan.unused:
-        raise UsageError(f"a {config.model_type} file has no place for {', '.join(plan.unused[:4])}")
+        raise UsageError(f"a {config.family()} file has no place for {', '.join(plan.unused[:4])}")
     out = {}
     for entry in plan.entries:
-        for source, tensor in zip(entry.sources, entry.inverse([named[t].detach() for t in entry.targets]), strict=True):
+        for source, tensor in zip(
+            entry.sources, entry.inverse([named[t].detach() for t in entry.targets]), strict=True
+        ):
             out[source] = tensor.contiguous()
     public = config.to_public()
     tied = {t for t, r in ((r.target, r.tied_to) for r in family.hugging_face(config).table) if r is not None}

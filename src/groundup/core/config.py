@@ -70,6 +70,16 @@ class FamilyConfig(BaseModel):
     _extra: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
+    def context(self) -> int | None:
+        """The longest row in tokens; None where positions have no end."""
+        return None
+
+    @classmethod
+    def family(cls) -> str:
+        """The family's public name, such as "llama"."""
+        return str(cls.model_fields["model_type"].default)
+
+    @property
     def extra(self) -> dict[str, Any]:
         """The ignored keys as the file had them (token ids among them); no part of equality."""
         return self._extra

@@ -64,7 +64,8 @@ def measure() -> dict[str, dict[str, float]]:
         quick = _rate(32, 256, 256, dtype, 0.02)  # a format without a fast path would take minutes at full size
         small = quick < 2.0
         rates[name] = {
-            work: _rate(min(rows, 64) if small else rows, width, out, dtype) for work, (rows, width, out) in shapes.items()
+            work: _rate(min(rows, 64) if small else rows, width, out, dtype)
+            for work, (rows, width, out) in shapes.items()
         }
     return rates
 

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from groundup.checkpoints import starters
+import groundup.checkpoints.starters as starters
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import atomic_write
 

@@ -17,7 +17,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
 from typing import Literal
 
 import torch
@@ -91,7 +90,7 @@ def answer(
             device=device,
             decoder_start=decoder_start,
         )
-        answers: list[Answer | None] = [None] * len(prompts) * sampling.n
+        answers: list[Answer | None] = [None for _ in range(len(prompts) * sampling.n)]
         while engine.busy:
             for row in engine.advance():
                 if on_token is not None and row.fresh is not None:
@@ -201,7 +200,9 @@ class Engine:
         self.made = [filters] if isinstance(filters, PerRow) or callable(filters) else list(filters)
         per_prompt = [adapters] * len(prompts) if adapters is None or isinstance(adapters, str) else list(adapters)
         if len(per_prompt) != len(prompts):
-            raise UsageError(f"{len(per_prompt)} adapters for {len(prompts)} prompts: give one for each, or one for all")
+            raise UsageError(
+                f"{len(per_prompt)} adapters for {len(prompts)} prompts: give one for each, or one for all"
+            )
         self.adapters: list[str | None] = per_prompt
 
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))  # like lengths join together
@@ -380,7 +381,8 @@ def shared_beginning(prompts: Sequence[list[int]]) -> int:
     """How many tokens all of several prompts begin with (0 if few); one of each is left to be read by its own row."""
     if len(prompts) < 2:
         return 0
-    common = len(commonprefix([min(prompts), max(prompts)]))
+    pairs = enumerate(zip(min(prompts), max(prompts), strict=False))  # the first and the last in order differ first
+    common = next((place for place, (a, b) in pairs if a != b), len(min(prompts)))
     common = min(common, min(len(p) for p in prompts) - 1)
     return common if common >= SHARED else 0
 

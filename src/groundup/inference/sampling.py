@@ -1,6 +1,7 @@
 """How the next token is chosen from its scores: filters that forbid and weigh, then the likeliest or a draw.
 
-    scores [B, V] -> repetition penalty -> filters of the user (a grammar) -> temperature -> top-k -> top-p -> min-p -> draw
+    scores [B, V] -> repetition penalty -> filters of the user (a grammar) -> temperature -> top-k -> top-p -> min-p
+                  -> the likeliest (temperature 0), or a draw
 
 The same order and the same numbers as in transformers, so that its `generation_config.json` means the same here.
 """

@@ -19,7 +19,7 @@ from groundup.core.errors import UsageError
 from groundup.inference.sampling import Filter
 from groundup.inputs.tokenizer import Tokenizer
 
-WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as json.dumps writes
+WRITTEN: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as json.dumps writes
 
 
 class SchemaFilter:

@@ -1,7 +1,7 @@
 """BERT (Devlin et al., arXiv 1810.04805): an encoder with learned positions, token types, and LayerNorm on every sum.
 
-    ids ── embed + positions + types ── norm ──[ attn ─(+)─ norm ─ mlp ─(+)─ norm ] × layers ─┬─ head ── logits
-                                                                                               └─ pooler (first token)
+ids ── embed + positions + types ── norm ──[ attn ─(+)─ norm ─ mlp ─(+)─ norm ] × layers ─┬─ head ── logits
+                                                                                           └─ pooler (first token)
 """
 
 from __future__ import annotations

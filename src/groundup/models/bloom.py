@@ -1,6 +1,6 @@
 """BLOOM (Scao et al., arXiv 2211.05100): a decoder whose scores fall with distance (ALiBi).
 
-    ids ── embed ── norm ──[ norm ─ attn ─(+)─ norm ─ mlp ─(+) ] × layers ── norm ── head ── logits
+ids ── embed ── norm ──[ norm ─ attn ─(+)─ norm ─ mlp ─(+) ] × layers ── norm ── head ── logits
 """
 
 from __future__ import annotations

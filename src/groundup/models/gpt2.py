@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al., 2019): a decoder with learned positions and LayerNorm before each half.
 
-    ids ── embed + positions ──[ norm ─ attn ─(+)─ norm ─ mlp ─(+) ] × layers ── norm ── head ── logits
+ids ── embed + positions ──[ norm ─ attn ─(+)─ norm ─ mlp ─(+) ] × layers ── norm ── head ── logits
 """
 
 from __future__ import annotations

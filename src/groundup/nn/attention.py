@@ -30,10 +30,10 @@ def attend(
 ) -> Float[Tensor, "B H L Dv"]:
     """softmax(scale · q kᵀ + bias) v, row by row (Vaswani et al., arXiv 1706.03762, eq. 1).
 
-        q  [B, H, L, Dh]    one query for each of L tokens and H heads
-        k  [B, Hkv, S, Dh]  H / Hkv heads share each key head (arXiv 2305.13245); S keys
-        mask                True where a token may look; a token that may look nowhere gets zeros
-        cap                 scores are squashed into ±cap by cap · tanh(s / cap) (Gemma 2)
+    q  [B, H, L, Dh]    one query for each of L tokens and H heads
+    k  [B, Hkv, S, Dh]  H / Hkv heads share each key head (arXiv 2305.13245); S keys
+    mask                True where a token may look; a token that may look nowhere gets zeros
+    cap                 scores are squashed into ±cap by cap · tanh(s / cap) (Gemma 2)
     """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)

@@ -10,6 +10,7 @@ lowering walk the same list.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class Block(nn.Module):
         self.plan = tuple(plan)
 
     def forward(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "T D"]:
-        parts = self._modules
+        parts = cast(dict[str, nn.Module], self._modules)
         for p in self.plan:
             normed = x if p.before is None else parts[p.before](x, step)
             y = parts[p.core](normed, step)

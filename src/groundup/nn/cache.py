@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -59,7 +60,11 @@ class Square:
         mask = None if isinstance(mask, str) else mask
         scores = None
         if bias is not None:
-            made = self._bias(step, bias) if bias.trains else step.fact(("bias", bias, self.name), lambda: self._bias(step, bias))
+            made = (
+                self._bias(step, bias)
+                if bias.trains
+                else step.fact(("bias", bias, self.name), lambda: self._bias(step, bias))
+            )
             scores = made.to(q.dtype)
         laid = rows.pad(q).transpose(1, 2)
         k, v = self.k.transpose(1, 2), self.v.transpose(1, 2)
@@ -127,7 +132,9 @@ class Fresh:
         return _memory(k, v, step)
 
     def read(self, path: str, step: Step) -> Keys:
-        raise LookupError(f"{path}: cross-attention without a memory; give Step.of(..., memory=) or a cache that was filled")
+        raise LookupError(
+            f"{path}: cross-attention without a memory; give Step.of(..., memory=) or a cache that was filled"
+        )
 
 
 def _memory(k: Tensor, v: Tensor, step: Step) -> Square:
@@ -174,7 +181,7 @@ class _Two:
     first: Rows
     others: Rows
 
-    def attend(self, q: Float[Tensor, "T H Dh"], step: Step, **how) -> Float[Tensor, "T H Dv"]:
+    def attend(self, q: Float[Tensor, "T H Dh"], step: Step, **how: Any) -> Float[Tensor, "T H Dv"]:
         size = self.first.total
         one = Step(self.first, step.positions[:size], step.cache, (0,), (0,), facts=step.facts)
         rest = Step(self.others, step.positions[size:], step.cache, (0,), self.after.past, facts=step.facts)

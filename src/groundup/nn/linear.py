@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from groundup.nn.step import Step
-from groundup.nn.storage import Dense, empty
+from groundup.nn.storage import empty
 
 
 class Linear(nn.Module):
@@ -68,5 +68,3 @@ class Embedding(nn.Module):
 def tie(holder: Linear | Embedding, to: Linear | Embedding) -> None:
     """Let `holder` use the very storage of `to` (a head that is the transposed embedding); re-storing keeps the tie."""
     holder.weight = to.weight
-
-

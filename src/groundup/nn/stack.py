@@ -1,8 +1,8 @@
 """Whole networks of blocks: a stack, and the three shapes that text models have.
 
-    Decoder          ids -> embed -> blocks -> norm -> head            (GPT-2, Llama, BLOOM)
-    Encoder          ids -> embed -> blocks -> norm -> head, pooler    (BERT)
-    EncoderDecoder   ids -> encoder -> memory;  ids, memory -> decoder -> head   (T5)
+Decoder          ids -> embed -> blocks -> norm -> head            (GPT-2, Llama, BLOOM)
+Encoder          ids -> embed -> blocks -> norm -> head, pooler    (BERT)
+EncoderDecoder   ids -> encoder -> memory;  ids, memory -> decoder -> head   (T5)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from groundup.core.errors import UsageError
 from groundup.nn.attention import Attention
 from groundup.nn.embed import Embed
 from groundup.nn.linear import Linear
+from groundup.nn.mlp import Activation
 from groundup.nn.step import Memory, Step
 
 
@@ -69,9 +70,7 @@ class Decoder(Stack):
         self.pooler = pooler
         name_places(self)
 
-    def forward(
-        self, ids: Int[Tensor, " T"], step: Step, at: Int[Tensor, " N"] | None = None
-    ) -> Float[Tensor, "N V"]:
+    def forward(self, ids: Int[Tensor, " T"], step: Step, at: Int[Tensor, " N"] | None = None) -> Float[Tensor, "N V"]:
         if self.head is None:  # a file may hold the blocks alone
             raise UsageError("this model's file holds no head: it has hidden states to give, and no scores of words")
         x = self.run(ids, step)
@@ -110,9 +109,7 @@ class EncoderDecoder(nn.Module):
     def encode(self, ids: Int[Tensor, " S"], step: Step) -> Memory:
         return Memory(self.encoder.run(ids, step), step)
 
-    def forward(
-        self, ids: Int[Tensor, " T"], step: Step, at: Int[Tensor, " N"] | None = None
-    ) -> Float[Tensor, "N V"]:
+    def forward(self, ids: Int[Tensor, " T"], step: Step, at: Int[Tensor, " N"] | None = None) -> Float[Tensor, "N V"]:
         x = self.decoder.run(ids, step)
         if at is not None:
             x, step = x.index_select(0, at), step.take(at)
@@ -124,7 +121,7 @@ class EncoderDecoder(nn.Module):
 class TransformHead(nn.Module):
     """dense, activation, norm, then the scores (BERT's masked-word head). Shapes: [T, D] -> [T, V]."""
 
-    def __init__(self, dense: Linear, act, norm: nn.Module, out: Linear):
+    def __init__(self, dense: Linear, act: Activation, norm: nn.Module, out: Linear):
         super().__init__()
         self.dense, self.norm, self.out = dense, norm, out
         self.act = act

@@ -222,7 +222,7 @@ class Step:
         rows = Rows.of(lengths, device)
         places = tuple(range(len(rows))) if slots is None else tuple(slots)
         past = cache.lengths(places)
-        if isinstance(adapters, list | tuple):
+        if adapters is not None and not isinstance(adapters, str):
             adapters = adapters[0] if len(set(adapters)) == 1 else tuple(adapters)
         positions = cache.positions(rows, past)
         return Step(rows, positions, cache, places, past, adapters, memory, spliced, types, apart or {})

@@ -51,7 +51,7 @@ class Dense(nn.Module):
         return self.values.shape[0], self.values.shape[1]
 
     def matmul(self, x: Float[Tensor, "N I"], bias: Float[Tensor, " O"] | None = None) -> Float[Tensor, "N O"]:
-        values = self.values
+        values: Tensor = self.values
         if values.dtype != x.dtype:  # float32 masters under bfloat16 activations: round once, here
             values = values.to(x.dtype)
         if bias is not None and bias.dtype != x.dtype:

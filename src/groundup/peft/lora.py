@@ -20,7 +20,7 @@ from groundup.core.errors import UsageError
 from groundup.nn.linear import Linear
 from groundup.nn.step import Step
 from groundup.nn.storage import Dense
-from groundup.peft.surgery import linears, match, replace, shared
+from groundup.peft.surgery import Network, linears, match, replace, shared
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class LowRank(nn.Module):
 
     def __init__(self, a: Tensor, b: Tensor, *, scale: float, dropout: float = 0.0):
         super().__init__()
-        self.a = a if isinstance(a, nn.Parameter) else nn.Parameter(a)  # given as a parameter, it is shared
-        self.b = nn.Parameter(b)
+        self.a: nn.Parameter = a if isinstance(a, nn.Parameter) else nn.Parameter(a)  # a parameter is shared
+        self.b: nn.Parameter = nn.Parameter(b)
         self.scale, self.dropout = scale, dropout
 
     def add_to(self, y: Float[Tensor, "T O"], x: Float[Tensor, "T I"]) -> Float[Tensor, "T O"]:
@@ -89,15 +89,24 @@ class Adapted(nn.Module):
         if used is None:
             return y
         if isinstance(used, str):
-            return self.pairs[used].add_to(y, x) if used in self.pairs else y  # ty: ignore
+            pair = self.pair(used)
+            return y if pair is None else pair.add_to(y, x)
         for name, index in step.by_adapter().items():
-            if name in self.pairs:
-                part = self.pairs[name].add_to(torch.zeros_like(y[index]), x[index])
-                y = y.index_add(0, index, part)
+            pair = self.pair(name)
+            if pair is not None:
+                y = y.index_add(0, index, pair.add_to(torch.zeros_like(y[index]), x[index]))
         return y
 
+    def pair(self, name: str) -> LowRank | None:
+        """The pair of this adapter, None where it does not touch this linear."""
+        if name not in self.pairs:
+            return None
+        found = self.pairs[name]
+        assert isinstance(found, LowRank)
+        return found
 
-def add_lora(network: nn.Module, method: LoRA, name: str, *, seed: int = 0) -> nn.Module:
+
+def add_lora(network: Network, method: LoRA, name: str, *, seed: int = 0) -> Network:
     """A copy of the network, sharing every weight, with a fresh adapter `name` on the targets.
 
     Raises UsageError when a target matches nothing or the name is taken.
@@ -137,9 +146,7 @@ def pairs(network: nn.Module, name: str) -> dict[str, LowRank]:
     """The pairs of one adapter by the canonical names of their linears."""
     found: dict[str, LowRank] = {}
     for path, part in network.named_modules():
-        if isinstance(part, Adapted) and name in part.pairs:
-            pair = part.pairs[name]
-            assert isinstance(pair, LowRank)
+        if isinstance(part, Adapted) and (pair := part.pair(name)) is not None:
             found[path] = pair
     return found
 
@@ -156,7 +163,7 @@ def trained(network: nn.Module, name: str) -> dict[str, nn.Parameter]:
     return found
 
 
-def merged(network: nn.Module, name: str) -> nn.Module:
+def merged(network: Network, name: str) -> Network:
     """A copy with the adapter added to the weights and no wrappers left: W + s · B A, rounded once to W's format.
 
     A tied weight that is adapted in one of its places is untied first, since the other place must not change.
@@ -166,9 +173,8 @@ def merged(network: nn.Module, name: str) -> nn.Module:
         if isinstance(part, Adapted):
             linear = Linear(1, 1, bias=False)
             linear.weight, linear.bias = part.base.weight, part.base.bias
-            if name in part.pairs:
-                pair = part.pairs[name]
-                assert isinstance(pair, LowRank)
+            pair = part.pair(name)
+            if pair is not None:
                 dense = part.base.weight.dense()
                 with torch.no_grad():
                     exact = dense.double() + pair.scale * (pair.b.double() @ pair.a.double())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -12,16 +13,18 @@ from groundup.core.errors import UsageError
 from groundup.nn.linear import Embedding, Linear
 from groundup.nn.storage import Dense
 
+Network = TypeVar("Network", bound=nn.Module)
+
 BASE = ".base"  # where a wrapper keeps what it wraps; no canonical name has it
 
 
-def shared(network: nn.Module) -> nn.Module:
+def shared(network: Network) -> Network:
     """A copy of the modules that holds the very same tensors; ties between storages are kept."""
     memo: dict[int, object] = {id(t): t for t in [*network.parameters(), *network.buffers()]}
     return copy.deepcopy(network, memo)
 
 
-def in_format(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+def in_format(network: Network, dtype: torch.dtype) -> Network:
     """A copy whose frozen numbers are kept as `dtype`; what is trained stays as it is and is shared."""
     frozen = [p for p in network.parameters() if not p.requires_grad and p.is_floating_point()]
     if all(p.dtype == dtype for p in frozen):
@@ -44,6 +47,13 @@ def linears(network: nn.Module) -> dict[str, nn.Module]:
             name = canonical(path)
             found[name] = network.get_submodule(path.removesuffix(BASE)) if path.endswith(BASE) else part
     return found
+
+
+def weight_of(part: nn.Module) -> Dense:
+    """The storage of a linear, wrapped or not."""
+    inside = getattr(part, "base", part)
+    assert isinstance(inside, Linear)
+    return inside.weight
 
 
 def replace(network: nn.Module, name: str, part: nn.Module) -> None:

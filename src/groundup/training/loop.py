@@ -1,10 +1,10 @@
 """The one loop: batches in, gradients, an update; now and then a validation, a saved state, a line in the log.
 
-    run.json      the settings as plain flags, the base, the data
-    log.jsonl     a line an update, a line a validation
-    loss.png      the two drawn
-    best/ last/   adapters in PEFT's layout
-    state-*/      what a killed run goes on from, to the bit
+run.json      the settings as plain flags, the base, the data
+log.jsonl     a line an update, a line a validation
+loss.png      the two drawn
+best/ last/   adapters in PEFT's layout
+state-*/      what a killed run goes on from, to the bit
 """
 
 from __future__ import annotations
@@ -216,7 +216,9 @@ class Trainer:
         self._draw()
 
     def _save(self) -> None:
-        state.save(self.out, self.facts["step"], state.State(state.capture(self.trained, self.optimizer), dict(self.facts)))
+        state.save(
+            self.out, self.facts["step"], state.State(state.capture(self.trained, self.optimizer), dict(self.facts))
+        )
 
     def _resume(self) -> None:
         found, damaged = state.newest(self.out)
@@ -261,13 +263,17 @@ class Trainer:
     def _told(self, loss: float, rate: float, speed: float) -> None:
         if self.tell is not None:
             memory = float(peak_memory())
-            self.tell(self.facts["step"], self.settings.steps, loss=loss, lr=rate, tokens_per_second=speed, peak_memory=memory)
+            self.tell(
+                self.facts["step"], self.settings.steps, loss=loss, lr=rate, tokens_per_second=speed, peak_memory=memory
+            )
 
     def _draw(self) -> None:
         lines = [json.loads(line) for line in (self.out / "log.jsonl").read_text().splitlines()]
         train = [(e["step"], e["loss"]) for e in lines if "loss" in e]
         valid = [(e["step"], e["validation_loss"]) for e in lines if "validation_loss" in e]
-        loss_curve(train, self.out / "loss.png", validation=valid, best=self.facts["best_step"], last=self.facts["step"])
+        loss_curve(
+            train, self.out / "loss.png", validation=valid, best=self.facts["best_step"], last=self.facts["step"]
+        )
 
 
 def _step_of(line: str) -> int:

@@ -12,6 +12,7 @@ large vocabulary are never held for all tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,7 @@ def causal_loss(
         lengths.append(len(row.ids) - shared)
     step = Step.of(lengths, Shared() if shared else Fresh(), adapters=adapter, device=device)
     places = torch.tensor(at, device=device)
+    assert network.head is not None
     x = network.run(torch.tensor(ids, device=device), step).index_select(0, places)
     return scored(network.head, x, torch.tensor(wanted, device=device), step.take(places)), len(wanted)
 
@@ -69,7 +71,7 @@ class _Scored(torch.autograd.Function):
     """Takes each chunk's gradient while its scores are there, so that they are made once and never kept."""
 
     @staticmethod
-    def forward(ctx, head: nn.Module, wanted: Tensor, step: Step, x: Tensor, *trained: Tensor) -> Tensor:
+    def forward(ctx: Any, head: nn.Module, wanted: Tensor, step: Step, x: Tensor, *trained: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=x.device)
         dx = torch.empty_like(x)
         sums = [torch.zeros_like(p) for p in trained]
@@ -88,6 +90,6 @@ class _Scored(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = grads
         return (None, None, None, *((t * g).to(t.dtype) for t in ctx.saved_tensors))

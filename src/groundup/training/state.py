@@ -82,7 +82,7 @@ def states(run: Path) -> list[Path]:
 
 def newest(run: Path) -> tuple[State | None, list[str]]:
     """The newest state that is whole, and a line for each one that is not."""
-    damaged = []
+    damaged: list[str] = []
     for path in reversed(states(run)):
         try:
             facts = read_json(path / "state.json")
