@@ -108,7 +108,7 @@ def test_a_seed_gives_the_same_answer_in_any_company(pair, draw_prompts):
     assert answer(ours, prompts, sampling=free) != answer(ours, prompts, sampling=free), "no seed: chance"
 
 
-def test_mixed_adapters_keep_the_prompts_apart(pair, draw_prompts):
+def test_adapters_are_one_for_all_or_one_for_each(pair, draw_prompts):
     _, ours = pair("llama")
     begin, *ends = draw_prompts(10, 3, 1)
     with pytest.raises(UsageError, match="1 adapters for 2 prompts"):

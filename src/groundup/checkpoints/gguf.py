@@ -18,7 +18,7 @@ from groundup.checkpoints.source import Content, fingerprint, shown
 from groundup.core.errors import GroundupError
 
 STRIP = 2**16
-"""Numbers that are unpacked at once: what that takes meanwhile stays in the processor's cache."""
+"""Numbers that are unpacked at once, so that the package, which holds all of them twice meanwhile, needs little."""
 
 
 class GGUF:

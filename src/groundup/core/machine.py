@@ -7,7 +7,6 @@ four-hundredth of it on another.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import time
@@ -82,7 +81,7 @@ def rates(refresh: bool = False) -> dict[str, dict[str, float]]:
             known = {}  # a broken note is measured again
     if refresh or key not in known:
         known[key] = measure()
-        os.makedirs(path.parent, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, known)
     found: dict[str, dict[str, float]] = known[key]
     return found

@@ -302,7 +302,7 @@ class Slots:
 
     def reorder(self, order: Sequence[int]) -> None:
         """Row i becomes what row order[i] was (beams)."""
-        index = torch.tensor(order)
+        index = torch.tensor(order, device=next(iter(self.kept.values()))[0].device)
         for name, pair in self.kept.items():
             self.kept[name] = (pair[0].index_select(0, index), pair[1].index_select(0, index))
         for name, pair in self.memories.items():

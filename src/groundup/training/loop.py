@@ -257,7 +257,7 @@ class Trainer:
         return run
 
     def _log(self, line: dict[str, Any]) -> None:
-        with open(self.out / "log.jsonl", "a") as file:
+        with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def _told(self, loss: float, rate: float, speed: float) -> None:
