@@ -25,6 +25,7 @@ from groundup.checkpoints import load as _load
 from groundup.checkpoints import save as _save
 from groundup.checkpoints import starters as _starters
 from groundup.checkpoints.load import Origin
+from groundup.checkpoints.safetensors import open_safetensors
 from groundup.core import machine
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import GroundupError, UsageError
@@ -224,18 +225,31 @@ def _bare(model: Model, ids: list[int], words: list[int]) -> list[float]:
     return [model.probe("", len(words)).without[i] for i in range(len(words))]
 
 
-def save(model: Model, out: str | Path, *, format: str = "hf") -> Path:
+def save(model: Model, out: str | Path, *, format: str = "hf", with_base: bool = False) -> Path:
     """Write a model into a new folder: its adapter in PEFT's layout when one is in use, else the whole model in the
-    Hugging Face layout. Raises UsageError when the folder exists."""
+    Hugging Face layout.
+
+    with_base: beside an adapter, its base in the Hugging Face layout as `base/`, named as the base, so that PEFT can
+    load the two where the base was a `.gguf`. Raises UsageError when the folder exists.
+    """
     if format != "hf":
         raise UsageError(f"format {format!r}: only hf (the Hugging Face layout) can be written")
     out = Path(out).expanduser()
-    if model.adapter is not None:
-        with atomic_folder(out) as folder:
-            _write_adapter(model, model.adapter, folder)
-        return out
     facts = {"base": _base(model), "notes": list(model.notes)}
-    _save.save(out, model.network, model.family, model.config, model.tokenizer, _generation(model), facts)
+    plain = (model.family, model.config, model.tokenizer, _generation(model), facts)
+    if model.adapter is None:
+        _save.save(out, model.network, *plain)
+        return out
+    with atomic_folder(out) as folder:
+        named = model
+        if with_base:
+            _save.save(folder / "base", merged(model.network, ""), *plain)
+            path = out.resolve() / "base"
+            origin = replace(
+                model.origin, name=str(path), path=path, fingerprint=open_safetensors(folder / "base").fingerprint()
+            )
+            named = replace(model, origin=origin)
+        _write_adapter(named, model.adapter, folder)
     return out
 
 
@@ -393,8 +407,7 @@ def finetune(
         )
         every = validate_every or max(1, math.ceil(steps / 4))
         settings = replace(settings, steps=steps, validate_every=every)
-    flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in asdict(settings).items())
-    say(f"settings: {flags}")
+    say(f"settings: {settings.flags()}")
     count = sum(p.numel() for p in moved.values())
     say(f"LoRA rank {method.rank} on {len(pairs(network, model.adapter))} linears: {count:,} trained numbers")
     if dry_run:

@@ -81,6 +81,7 @@ class Model:
             context=self.context,
             adapters=self.adapter,
             filters=filters,
+            **self._start(),
         )
 
     def answer(

@@ -22,21 +22,23 @@ def http(kind: type[errors.HfHubHTTPError], says: str = "first line\nsecond line
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Mock:
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Stands in for the hub's client."""
-    found = Mock(return_value="/somewhere/snapshots/abc")
+    (tmp_path / "abc").mkdir()
+    (tmp_path / "abc" / "model.safetensors").touch()
+    found = Mock(return_value=str(tmp_path / "abc"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", found)
     return found
 
 
-def test_only_data_is_asked_for(client: Mock) -> None:
-    assert fetch("owner/name", "v1") == Path("/somewhere/snapshots/abc")
+def test_only_data_is_asked_for(client: Mock, tmp_path: Path) -> None:
+    assert fetch("owner/name", "v1") == tmp_path / "abc"
     asked: dict[str, Any] = client.call_args.kwargs
     assert client.call_args.args == ("owner/name",) and asked.pop("revision") == "v1"
     files = ["config.json", "merges.txt", "model-00001-of-00002.safetensors", "chat_template.jinja", "tokenizer.model",
              "1_Pooling/config.json", "vocab.txt", "model.safetensors.index.json"]  # fmt: skip
     never = ["pytorch_model.bin", "modeling_x.py", "tf_model.h5", "flax_model.msgpack", "model.pt", "training_args.bin",
-             "model.gguf", "x.pkl", "onnx/model.onnx", "onnx/config.json", "original/params.json"]  # fmt: skip
+             "model.gguf", "x.pkl", "consolidated.safetensors", "onnx/model.onnx", "onnx/config.json", "original/params.json"]  # fmt: skip
     assert list(filter_repo_objects(files + never, **asked)) == files
 
 
@@ -65,6 +67,12 @@ def test_trouble_is_one_line(
     assert type(error.value) is kind and "\n" not in str(error.value) and "'owner/name'" in str(error.value)
 
 
+def test_a_model_without_safetensors_says_so(client: Mock, tmp_path: Path) -> None:
+    (tmp_path / "abc" / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match="'owner/name' has no safetensors.* pickles"):
+        fetch("owner/name")
+
+
 @pytest.mark.parametrize(
     "name",
     ["", "a/b/c", "../x", "a/..", "/etc", "owner/", "-a/b", "a b/c", "a/b\n", "https://x/y", "x" * 300, "a--b/c"],
@@ -86,6 +94,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     snapshot = tmp_path / "models--owner--name" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").touch()
     refs = tmp_path / "models--owner--name" / "refs"
     refs.mkdir()
     (refs / "main").write_text(COMMIT)

@@ -22,7 +22,7 @@ from groundup.core.errors import GroundupError
 
 # Caps far above what real files have (the largest vocabularies need some 1.3 million items and 20 MB)
 MAX_HEADER = 2**27  # bytes
-MAX_ITEMS = 2**22  # of all arrays together: each becomes a Python object
+MAX_ITEMS = 2**21  # of all arrays together: each becomes a Python object
 MAX_KEYS = 2**16
 MAX_TENSORS = 2**17
 MAX_NAME = 2**16  # bytes

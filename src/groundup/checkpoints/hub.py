@@ -10,7 +10,8 @@ from groundup.core.errors import GroundupError, UsageError
 # *.model is a sentencepiece vocabulary. Folders below hold the same weights for other programs (onnx, openvino, ...),
 # or parts that a model's own files name: 1_Pooling/config.json comes with them.
 WANTED = ["*.json", "*.txt", "*.safetensors", "*.jinja", "*.model"]
-UNWANTED = ["onnx/*", "openvino/*", "original/*", "metal/*", "coreml/*"]
+# consolidated*.safetensors, too, are the weights once more.
+UNWANTED = ["onnx/*", "openvino/*", "original/*", "metal/*", "coreml/*", "consolidated*"]
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 REPOSITORY = re.compile(rf"(?!.*(?:--|\.\.)){_PART}(?:/{_PART})?")
@@ -20,7 +21,8 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
     """The folder of a model of the hub, fetched first where the cache does not have it.
 
     `revision` is a branch, tag or commit; left out, the newest. HF_HUB_OFFLINE, HF_HOME, HF_TOKEN and HF_ENDPOINT work
-    as everywhere. UsageError: no such model, revision or form of id. GroundupError: no access, or no way to the hub.
+    as everywhere. UsageError: no such model, revision or form of id, or one without safetensors. GroundupError: no
+    access, or no way to the hub.
     """
     if not REPOSITORY.fullmatch(repo_id):
         raise UsageError(f"'{repo_id[:200]}' is not a hub id: it should look like owner/name.")
@@ -51,6 +53,11 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
         raise GroundupError(f"{at} cannot be fetched from the hub: {_line(error)}") from error
     except Exception as error:  # of whatever HTTP library the hub's client of this version uses, or of the disk
         raise GroundupError(f"{at} cannot be fetched from the hub: {type(error).__name__}: {_line(error)}") from error
+    if not any(Path(folder).rglob("*.safetensors")):
+        raise UsageError(
+            f"The hub's {at} has no safetensors. Choose a model that has; pickles (.bin, .pt) are never opened, and a "
+            ".gguf file is loaded by its path when you have downloaded it."
+        )
     return Path(folder)
 
 

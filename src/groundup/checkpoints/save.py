@@ -15,6 +15,8 @@ from groundup.core.files import atomic_folder, write_json
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.peft.surgery import tensors
 
+SHARD = 5 * 10**9  # bytes a file, as the reference library cuts them
+
 
 def save(
     path: Path,
@@ -48,7 +50,7 @@ def save(
     public["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     with atomic_folder(path) as folder:
         write_json(folder / "config.json", public)
-        write_safetensors(folder / "model.safetensors", out, {"format": "pt"})
+        write_safetensors(folder, out, {"format": "pt"}, max_shard_bytes=SHARD)
         if tokenizer is not None:
             tokenizer.save(folder)
         if generation:

@@ -108,7 +108,7 @@ def run(
     resume
         Go on with the run in --out.
     dry_run
-        Say what would be done and how much memory it takes, and stop.
+        Read and check everything, say what would be done, and stop.
     """
     one_of(steps=steps, epochs=epochs, minutes=minutes)
     if out.exists() and not resume:

@@ -10,7 +10,7 @@ from groundup.cli.output import note, result
 EXAMPLE = "groundup merge smollm2-135m-instruct --adapter runs/mine --out merged"
 
 
-def run(model: str, /, *, out: Path, which: Which = Which(), common: Common = Common()) -> None:
+def run(model: str, /, *, out: Path, apart: bool = False, which: Which = Which(), common: Common = Common()) -> None:
     """Add an adapter to the weights and save the model in the Hugging Face layout.
 
     Parameters
@@ -19,12 +19,18 @@ def run(model: str, /, *, out: Path, which: Which = Which(), common: Common = Co
         A starter, a hub id, a folder, a .gguf file, or a run's folder (which names its model and adapter).
     out
         The folder to write; it must not exist yet.
+    apart
+        Merge nothing: write the adapter in PEFT's layout and its base beside it, so that PEFT can load the two.
     """
     refuse_existing(out)
     from groundup import api
 
     lm = api.load(model, adapter=which.adapter, revision=which.revision)
-    merged = api.merge(lm)
-    api.save(merged, out)
-    note(f"merged into {out}")
+    if apart:
+        api.save(lm, out, with_base=True)
+        note(f"adapter in {out}, its base in {out / 'base'}")
+    else:
+        merged = api.merge(lm)
+        api.save(merged, out)
+        note(f"{merged.notes[-1]}; written to {out}")
     result({"out": str(out)}, str(out), as_json=common.json)

@@ -7,6 +7,7 @@ four-hundredth of it on another.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import time
@@ -80,11 +81,15 @@ def rates(refresh: bool = False) -> dict[str, dict[str, float]]:
         except (OSError, ValueError):
             known = {}  # a broken note is measured again
     if refresh or key not in known:
-        known[key] = measure()
+        busy = os.getloadavg()[0] > 0.9 * (os.cpu_count() or 1)
+        found = measure()
+        if busy:  # what was measured beside other work is used now, and not believed tomorrow
+            return found
+        known[key] = found
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, known)
-    found: dict[str, dict[str, float]] = known[key]
-    return found
+    kept: dict[str, dict[str, float]] = known[key]
+    return kept
 
 
 def choose(work: str) -> tuple[str, str]:

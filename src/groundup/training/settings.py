@@ -54,6 +54,23 @@ class Settings:
         if self.clip < 0 or self.weight_decay < 0:
             raise UsageError("clip and weight_decay cannot be negative")
 
+    def flags(self) -> str:
+        """The settings as flags of `groundup finetune`: with them, a run repeats to the bit."""
+        names = [
+            "steps",
+            "learning_rate",
+            "schedule",
+            "warmup",
+            "batch",
+            "accumulate",
+            "clip",
+            "weight_decay",
+            "precision",
+            "seed",
+        ]
+        plain = " ".join(f"--{name.replace('_', '-')} {getattr(self, name)}" for name in names)
+        return plain + (" --checkpointing" if self.checkpointing else "")
+
     def rate(self, step: int) -> float:
         """The learning rate of update `step` (the first is 0)."""
         warm = math.ceil(self.warmup * self.steps)

@@ -1,0 +1,40 @@
+"""Every example runs, and says what it promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*command: object) -> str:
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=1100)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_answer(starter):
+    starter("smollm2-135m-instruct")
+    said = run(EXAMPLES / "answer.py")
+    assert "Paris" in said and '{"colour": "' in said
+
+
+@pytest.mark.timeout(600)
+def test_tune(starter, tmp_path):
+    starter("smollm2-135m-instruct")
+    said = run(EXAMPLES / "tune.py", tmp_path)
+    assert "takes effect" in said and (tmp_path / "run" / "loss.png").exists() and (tmp_path / "merged").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_newsroom(tmp_path):
+    said = run(EXAMPLES / "newsroom.py", "--minutes", "1", "--out", tmp_path / "news")
+    assert "tuned + schema" in said and (tmp_path / "news" / "desks.png").exists()
+
+
+def test_examples_are_short():
+    assert all(len(p.read_text().splitlines()) < 40 for p in EXAMPLES.glob("*.py") if p.name != "newsroom.py")
