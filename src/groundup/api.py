@@ -213,16 +213,10 @@ def merge(model: Model) -> Model:
         raise UsageError("merge: no adapter is in use; load one with adapter=, or adapt first")
     network = merged(model.network, model.adapter)
     plain = replace(model, network=network, adapter=None, methods={})
-    words = 64
-    before = model.probe(model.adapter, words)
-    after = _bare(plain, before.ids, before.words)
-    moved = max(abs(a - b) for a, b in zip(before.with_it, after, strict=True))
+    before, after = model.probe(model.adapter), plain.probe(model.adapter)
+    moved = max(abs(a - b) for a, b in zip(before.with_it, after.without, strict=True))
     note = f"merged {model.adapter}: logits moved by at most {moved:.2g} on the probe"
     return replace(plain, notes=[*model.notes, note])
-
-
-def _bare(model: Model, ids: list[int], words: list[int]) -> list[float]:
-    return [model.probe("", len(words)).without[i] for i in range(len(words))]
 
 
 def save(model: Model, out: str | Path, *, format: str = "hf", with_base: bool = False) -> Path:
@@ -395,7 +389,6 @@ def finetune(
             _write_adapter(replace(tuning, network=in_format(network, torch.float32)), str(model.adapter), folder)
 
     def trainer(settings: Settings) -> Trainer:
-        torch.manual_seed(settings.seed)
         return Trainer(
             network, moved, train.rows, valid.rows, settings,
             out=out, adapter=model.adapter, keep=keep, tell=on_progress, say=say, device=model.device,

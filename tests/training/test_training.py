@@ -75,7 +75,7 @@ def test_the_loss_and_its_gradients_are_those_of_rows_alone(network, shared):
     ours = torch.autograd.grad(loss, list(own.values()))
     want = plain_loss(tuned, given, "mine")
     theirs = torch.autograd.grad(want, list(own.values()))
-    assert abs(float(loss - want)) < 1e-4 * float(want)
+    assert abs((loss - want).item()) < 1e-4 * want.item()
     for a, b in zip(ours, theirs, strict=True):
         assert (a - b).abs().max() <= 2e-5 * max(1.0, float(b.abs().max()))
 

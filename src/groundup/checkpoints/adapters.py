@@ -80,8 +80,8 @@ def write(
     base: what groundup.json says of the base. settings: `r`, `lora_alpha`, `lora_dropout`, `use_rslora`, `task_type`.
     """
     held = pairs(network, name)
-    complete = {**{p: None for p in linears(network) if p in held}, **held}
-    plan = rules.modules(_whole_groups(rules, list(complete), network))
+    shapes = _shapes(network)
+    plan = rules.modules(_whole_groups(rules, list(held), shapes))
     if plan.unused:
         raise UsageError(f"PEFT's layout has no place for an adapter on {', '.join(plan.unused[:4])}")
     out: dict[str, Tensor] = {}
@@ -89,7 +89,7 @@ def write(
     alphas: dict[str, float] = {}
     for entry in plan.entries:
         (module,) = entry.sources
-        a, b, scale = _joined(entry, held, network)
+        a, b, scale = _joined(entry, held, shapes)
         out[f"{PREFIX}{module}.lora_A.weight"], out[f"{PREFIX}{module}.lora_B.weight"] = a, b
         if len(a) != settings["r"]:
             ranks[module] = len(a)
@@ -119,16 +119,23 @@ def write(
     write_json(folder / "groundup.json", ours)
 
 
-def _whole_groups(rules: Rules, paths: list[str], network: nn.Module) -> list[str]:
+def _shapes(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear."""
+    return {name: weight_of(part).shape for name, part in linears(network).items()}
+
+
+def _whole_groups(rules: Rules, paths: list[str], shapes: Mapping[str, tuple[int, int]]) -> list[str]:
     """The linears of an adapter, and those that share a public module with one of them."""
     wanted, whole = set(paths), list[str]()
-    for entry in rules.modules(list(linears(network))).entries:
+    for entry in rules.modules(list(shapes)).entries:
         if wanted & set(entry.targets):
             whole += entry.targets
     return whole + [p for p in paths if p not in whole]
 
 
-def _joined(entry: Entry, held: Mapping[str, LowRank], network: nn.Module) -> tuple[Tensor, Tensor, float]:
+def _joined(
+    entry: Entry, held: Mapping[str, LowRank], shapes: Mapping[str, tuple[int, int]]
+) -> tuple[Tensor, Tensor, float]:
     """A, B and the scale of one public module."""
     members = [held.get(t) for t in entry.targets]
     present = [m for m in members if m is not None]
@@ -136,7 +143,7 @@ def _joined(entry: Entry, held: Mapping[str, LowRank], network: nn.Module) -> tu
     if any(not math.isclose(m.scale, scale) for m in present):
         raise UsageError(f"{entry.sources[0]}: its parts have adapters of different strength, PEFT's layout holds one")
     one = all(m.a is present[0].a for m in present) and len(present) == len(members)
-    sizes = [_out(network, t) for t in entry.targets]
+    sizes = [shapes[t][0] for t in entry.targets]
     if one:
         a = present[0].a.detach()
         parts = [m.b.detach() for m in present]
@@ -154,10 +161,6 @@ def _joined(entry: Entry, held: Mapping[str, LowRank], network: nn.Module) -> tu
     return a.float().contiguous(), b.float().contiguous(), scale
 
 
-def _out(network: nn.Module, path: str) -> int:
-    return weight_of(linears(network)[path]).shape[0]
-
-
 def read(folder: Path, network: nn.Module, name: str, rules: Rules) -> dict[str, Any]:
     """Put the adapter of a folder on this network (a copy of the caller's) under `name`; gives its PEFT settings.
 
@@ -168,7 +171,7 @@ def read(folder: Path, network: nn.Module, name: str, rules: Rules) -> dict[str,
     config = read_json(folder / "adapter_config.json")
     _check(config, folder)
     source = open_safetensors(folder / "adapter_model.safetensors")
-    waiting = set(source.names)
+    waiting, known = set(source.names), _shapes(network)
     for key in sorted(n for n in source.names if n.endswith(".lora_A.weight")):
         other = key.replace(".lora_A.", ".lora_B.")
         module = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
@@ -189,9 +192,9 @@ def read(folder: Path, network: nn.Module, name: str, rules: Rules) -> dict[str,
         shared = nn.Parameter(a, requires_grad=False)
         parts = entry.forward([b])
         for target, part in zip(entry.targets, parts, strict=True):
-            if linears(network).get(target) is None:
+            if target not in known:
                 raise GroundupError(f"{folder.name}: {module} is {target} here, and this model has no such linear")
-            wanted = (_out(network, target), _in(network, target))
+            wanted = known[target]
             if (part.shape[0], a.shape[1]) != wanted:
                 raise GroundupError(
                     f"{folder.name}: {module} is for a linear of {part.shape[0]}x{a.shape[1]}, this model's is "
@@ -204,10 +207,6 @@ def read(folder: Path, network: nn.Module, name: str, rules: Rules) -> dict[str,
     if not pairs(network, name):
         raise GroundupError(f"{folder.name}: the file holds no LoRA")
     return config
-
-
-def _in(network: nn.Module, path: str) -> int:
-    return weight_of(linears(network)[path]).shape[1]
 
 
 def _check(config: Any, folder: Path) -> None:

@@ -202,6 +202,10 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """sha256 (hexadecimal) of all that decides which ids a text gets: equal after `save` and `from_folder`."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         content = {"tokenizer": self._json(), "names": self._names, "template": self.template}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

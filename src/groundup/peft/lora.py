@@ -129,9 +129,10 @@ def put_pair(network: nn.Module, path: str, name: str, pair: LowRank) -> None:
 
 
 def _holder(network: nn.Module, path: str, name: str) -> Adapted:
-    found = linears(network).get(path)
-    if found is None:
-        raise UsageError(f"adapter {name}: this model has no linear {path}")
+    try:
+        found = network.get_submodule(path)
+    except AttributeError:
+        raise UsageError(f"adapter {name}: this model has no linear {path}") from None
     if isinstance(found, Adapted):
         if name in found.pairs:
             raise UsageError(f"an adapter {name!r} is on {path} already; give the new one another name")

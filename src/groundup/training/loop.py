@@ -225,6 +225,7 @@ class Trainer:
         for line in damaged:
             self.say(line)
         if found is None:
+            torch.manual_seed(self.settings.seed)
             atomic_write(self.out / "log.jsonl", "")
             return
         state.restore(found.tensors, self.trained, self.optimizer)
