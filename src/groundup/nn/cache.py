@@ -302,11 +302,10 @@ class Slots:
 
     def reorder(self, order: Sequence[int]) -> None:
         """Row i becomes what row order[i] was (beams)."""
-        index = torch.tensor(order, device=next(iter(self.kept.values()))[0].device)
-        for name, pair in self.kept.items():
-            self.kept[name] = (pair[0].index_select(0, index), pair[1].index_select(0, index))
-        for name, pair in self.memories.items():
-            self.memories[name] = (pair[0].index_select(0, index), pair[1].index_select(0, index))
+        for held in (self.kept, self.memories):
+            for name, (k, v) in held.items():
+                index = torch.tensor(order, device=k.device)
+                held[name] = (k.index_select(0, index), v.index_select(0, index))
         self.length = [self.length[i] for i in order]
         self.memory_length = [self.memory_length[i] for i in order]
 
