@@ -471,7 +471,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     name: str | None = None,
-    batch: int = 32,
+    batch: int = 64,
     schema: dict[str, Any] | None = None,
     on_progress: Callable[..., None] | None = None,
     **how: Any,

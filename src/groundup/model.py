@@ -88,7 +88,7 @@ class Model:
         self,
         prompts: Sequence[Prompt],
         *,
-        batch: int = 32,
+        batch: int = 64,
         on_answer: Callable[[int, str], None] | None = None,
         **how: Any,
     ) -> list[str]:
@@ -103,7 +103,7 @@ class Model:
         self,
         prompts: Sequence[Prompt],
         *,
-        batch: int = 32,
+        batch: int = 64,
         on_answer: Callable[[int, Answer], None] | None = None,
         **how: Any,
     ) -> list[Answer]:

@@ -18,7 +18,7 @@ def run(
     *,
     data: Path,
     metrics: tuple[str, ...] = (),
-    batch: int = 16,
+    batch: int = 64,
     name: str | None = None,
     out: Path | None = None,
     against: tuple[Path, ...] = (),

@@ -25,7 +25,7 @@ def run(
     *,
     data: Path | None = None,
     out: Path | None = None,
-    batch: int = 16,
+    batch: int = 64,
     n: int = 1,
     beams: int = 1,
     which: Which = Which(),

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+FEW = 64  # tokens up to which a product is cut into slices
+
 
 @runtime_checkable
 class Storage(Protocol):
@@ -56,6 +58,8 @@ class Dense(nn.Module):
             values = values.to(x.dtype)
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
+        if len(x) <= FEW and x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled():
+            return _by_threads(x, values, bias)
         return F.linear(x, values, bias)
 
     def rows(self, ids: Int[Tensor, " N"]) -> Float[Tensor, "N I"]:
@@ -66,6 +70,20 @@ class Dense(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.values.shape)}, {str(self.values.dtype).removeprefix('torch.')}"
+
+
+def _by_threads(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` for few tokens: a slice of the matrix for each thread.
+
+    A single product of few rows hardly uses a second thread (measured: 1.3 to 2 times as fast in slices on two).
+    """
+    slices, tokens = torch.get_num_threads(), len(x)
+    out, width = values.shape
+    if out % slices or not tokens:
+        return F.linear(x, values, bias)
+    parts = torch.bmm(x.expand(slices, tokens, width), values.view(slices, out // slices, width).mT)
+    y = parts.transpose(0, 1).reshape(tokens, out)
+    return y if bias is None else y + bias
 
 
 def empty(out_features: int, in_features: int) -> Dense:
