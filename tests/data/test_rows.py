@@ -355,3 +355,8 @@ def test_split_refuses_what_leaves_one_side_empty() -> None:
         split(dataset)
     with pytest.raises(UsageError, match="lies between 0 and 1"):
         split(dataset, fraction=1.0)
+
+
+def test_a_speaker_that_is_no_text_is_named() -> None:
+    _, problems = scan([{"conversations": [{"from": [], "value": "x"}]}])
+    assert [p.field for p in problems] == ["conversations[0].from"]

@@ -120,7 +120,7 @@ def _sharegpt_row(record: Record, answers: bool, ignored: dict[str, None]) -> Ro
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
             raise BadRow(place, "is no turn", 'Write {"from": "human", "value": "..."}.')
         speaker = turn["from"]
-        if speaker not in _SPEAKERS:
+        if not isinstance(speaker, str) or speaker not in _SPEAKERS:
             raise BadRow(f"{place}.from", f"is {show(speaker)}", f"Known: {', '.join(_SPEAKERS)}.")
         message = {"role": _SPEAKERS[speaker], "content": turn["value"]}
         if speaker == "function_call":
