@@ -71,18 +71,7 @@ class Model:
 
     def stream(self, prompt: Prompt, **how: Any) -> Iterator[str]:
         """The answer piece by piece, never half a character; `how` as in `generate`, for one answer."""
-        sampling, filters = self._how(how)
-        return stream(
-            self.network,
-            self.encode(prompt),
-            sampling=sampling,
-            tokenizer=self._words,
-            stop_ids=self.stop_ids,
-            context=self.context,
-            adapters=self.adapter,
-            filters=filters,
-            **self._start(),
-        )
+        return stream(self.network, self.encode(prompt), **self._engine(how))
 
     def answer(
         self,
@@ -107,26 +96,24 @@ class Model:
         on_answer: Callable[[int, Answer], None] | None = None,
         **how: Any,
     ) -> list[Answer]:
-        sampling, filters = self._how(how)
-        return answer(
-            self.network,
-            [self.encode(p) for p in prompts],
-            sampling=sampling,
-            tokenizer=self._words,
-            stop_ids=self.stop_ids,
-            context=self.context,
-            adapters=self.adapter,
-            filters=filters,
-            batch=batch,
-            on_answer=on_answer,
-            **self._start(),
-        )
+        ids = [self.encode(p) for p in prompts]
+        return answer(self.network, ids, batch=batch, on_answer=on_answer, **self._engine(how))
 
-    def _start(self) -> dict[str, Any]:
-        if not isinstance(self.network, EncoderDecoder):
-            return {}
-        start = self.generation.get("decoder_start_token_id", self.config.extra.get("decoder_start_token_id", 0))
-        return {"decoder_start": start}
+    def _engine(self, how: dict[str, Any]) -> dict[str, Any]:
+        """What every way of answering is told: the options, and what this model ends at, holds and uses."""
+        sampling, filters = self._how(how)
+        told: dict[str, Any] = {
+            "sampling": sampling,
+            "filters": filters,
+            "tokenizer": self._words,
+            "stop_ids": self.stop_ids,
+            "context": self.context,
+            "adapters": self.adapter,
+        }
+        if isinstance(self.network, EncoderDecoder):
+            start = self.generation.get("decoder_start_token_id", self.config.extra.get("decoder_start_token_id", 0))
+            told["decoder_start"] = start
+        return told
 
     def _how(self, how: dict[str, Any]) -> tuple[Sampling, Any]:
         how = dict(how)
