@@ -25,7 +25,7 @@ from groundup.nn.cache import Fresh, Shared
 from groundup.nn.stack import Decoder
 from groundup.nn.step import Step
 
-CHUNK = 256  # predictions scored at once: 50 MB of scores for a vocabulary of 49,152
+CHUNK = 128  # predictions scored at once: 25 MB of scores for a vocabulary of 49,152
 WORTH = 8  # shared tokens from which computing them once pays
 
 
@@ -64,7 +64,18 @@ def scored(head: nn.Module, x: Float[Tensor, "N D"], wanted: Int[Tensor, " N"], 
 def _chunk(head: nn.Module, x: Tensor, wanted: Tensor, step: Step, i: int) -> Tensor:
     index = torch.arange(i, min(i + CHUNK, len(wanted)), device=x.device)
     scores = head(x[i : i + CHUNK], step.take(index))
-    return F.cross_entropy(scores.float(), wanted[i : i + CHUNK], reduction="sum")
+    return F.cross_entropy(scores if scores.dtype == torch.float64 else scores.float(), wanted[i : i + CHUNK], reduction="sum")
+
+
+def _surprise(scores: Float[Tensor, "C V"], wanted: Int[Tensor, " C"], room: Tensor) -> Float[Tensor, ""]:
+    """The summed cross-entropy; leaves its gradient, softmax(scores) - onehot(wanted), in `room` [C, V]."""
+    at = wanted[:, None]
+    room.copy_(scores.detach())
+    room.sub_(room.amax(-1, keepdim=True))
+    picked = room.gather(1, at)
+    total = room.exp_().sum(-1, keepdim=True)
+    room.div_(total).scatter_add_(1, at, room.new_full((), -1.0).expand(at.shape))
+    return (total.log() - picked).sum()
 
 
 class _Scored(torch.autograd.Function):
@@ -72,7 +83,9 @@ class _Scored(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, head: nn.Module, wanted: Tensor, step: Step, x: Tensor, *trained: Tensor) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=x.device)
+        exact = x.dtype if x.dtype == torch.float64 else torch.float32
+        total = torch.zeros((), dtype=exact, device=x.device)
+        room: Tensor | None = None  # one for all chunks: fresh memory of this size costs more than what is done in it
         dx = torch.empty_like(x)
         sums = [torch.zeros_like(p) for p in trained]
         for i in range(0, len(wanted), CHUNK):
@@ -80,12 +93,12 @@ class _Scored(torch.autograd.Function):
                 part = x.detach()[i : i + CHUNK].requires_grad_()
                 index = torch.arange(i, i + len(part), device=x.device)
                 scores = head(part, step.take(index))
-                loss = F.cross_entropy(scores.float(), wanted[i : i + CHUNK], reduction="sum")
-            grads = torch.autograd.grad(loss, [part, *trained])
+            room = torch.empty(scores.shape, dtype=exact, device=x.device) if room is None else room[: len(scores)]
+            total += _surprise(scores, wanted[i : i + CHUNK], room)
+            grads = torch.autograd.grad(scores, [part, *trained], room.to(scores.dtype))
             dx[i : i + CHUNK] = grads[0]
             for held, grad in zip(sums, grads[1:], strict=True):
                 held += grad
-            total += loss.detach()
         ctx.save_for_backward(dx, *sums)
         return total
 
