@@ -11,13 +11,16 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 
 from groundup.core.files import cache_dir, write_json
+
+T = TypeVar("T")
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -70,8 +73,8 @@ def measure() -> dict[str, dict[str, float]]:
     return rates
 
 
-def rates(refresh: bool = False) -> dict[str, dict[str, float]]:
-    """`measure`, from the cache when this processor, thread count and torch were measured before."""
+def remembered(what: str, measure: Callable[[], T], refresh: bool = False) -> T:
+    """`measure()`, from the cache when this processor, thread count and torch were measured before. JSON data only."""
     key = f"{processor()} | torch {torch.__version__} | {torch.get_num_threads()} threads"
     path = cache_dir() / "machine.json"
     known: dict[str, Any] = {}
@@ -80,16 +83,22 @@ def rates(refresh: bool = False) -> dict[str, dict[str, float]]:
             known = json.loads(path.read_text())
         except (OSError, ValueError):
             known = {}  # a broken note is measured again
-    if refresh or key not in known:
+    here = known.setdefault(key, {})
+    if refresh or what not in here:
         busy = os.getloadavg()[0] > 0.9 * (os.cpu_count() or 1)
         found = measure()
         if busy:  # what was measured beside other work is used now, and not believed tomorrow
             return found
-        known[key] = found
+        here[what] = found
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, known)
-    kept: dict[str, dict[str, float]] = known[key]
+    kept: T = here[what]
     return kept
+
+
+def rates(refresh: bool = False) -> dict[str, dict[str, float]]:
+    """What `measure` found on this machine."""
+    return remembered("rates", measure, refresh)
 
 
 def choose(work: str) -> tuple[str, str]:

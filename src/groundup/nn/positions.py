@@ -33,17 +33,20 @@ class Rotary:
         self.factor = factor
 
     def table(self, positions: Int[Tensor, " T"], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [T, 1, pairs] of every position."""
+        """Cosine and signed sine [T, 1, 2 · pairs] of every position, for both numbers of each pair."""
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         frequencies = torch.tensor(self.frequencies, dtype=exact, device=positions.device)
         angles = positions.to(exact)[:, None, None] * frequencies
-        return (angles.cos() * self.factor).to(dtype), (angles.sin() * self.factor).to(dtype)
+        cos, sin = angles.cos() * self.factor, angles.sin() * self.factor
+        return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
     def __call__(self, x: Float[Tensor, "T H Dh"], step: Step) -> Float[Tensor, "T H Dh"]:
         cos, sin = step.fact((self, x.dtype), lambda: self.table(step.positions, x.dtype))
         pairs = len(self.frequencies)
         a, b, *rest = x.split((pairs, pairs, x.shape[-1] - 2 * pairs), dim=-1)
-        return torch.cat((a * cos - b * sin, b * cos + a * sin, *rest), dim=-1)
+        whole = x if x.shape[-1] == 2 * pairs else x[..., : 2 * pairs]
+        turned = torch.addcmul(whole * cos, torch.cat((b, a), dim=-1), sin)  # (a cos - b sin, b cos + a sin)
+        return turned if whole is x else torch.cat((turned, *rest), dim=-1)
 
 
 def frequencies(head_dim: int, base: float) -> list[float]:

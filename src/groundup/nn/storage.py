@@ -6,6 +6,10 @@ or to give itself as an ordinary matrix, so that a quantized weight is one more 
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,7 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-FEW = 64  # tokens up to which a product is cut into slices
+from groundup.core.machine import remembered
+
+FEW = 64  # tokens up to which the way of multiplying is chosen by measuring
 
 
 @runtime_checkable
@@ -58,8 +64,8 @@ class Dense(nn.Module):
             values = values.to(x.dtype)
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        if len(x) <= FEW and x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled():
-            return _by_threads(x, values, bias)
+        if x.shape[0] <= FEW and x.device.type == "cpu" and not torch.is_grad_enabled():
+            return WAYS[_fastest(x.dtype, x.shape[0] == 1)](x, values, bias)
         return F.linear(x, values, bias)
 
     def rows(self, ids: Int[Tensor, " N"]) -> Float[Tensor, "N I"]:
@@ -73,10 +79,7 @@ class Dense(nn.Module):
 
 
 def _by_threads(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear` for few tokens: a slice of the matrix for each thread.
-
-    A single product of few rows hardly uses a second thread (measured: 1.3 to 2 times as fast in slices on two).
-    """
+    """`F.linear` in a slice of the matrix for each thread: a single product may hardly use a second one."""
     slices, tokens = torch.get_num_threads(), len(x)
     out, width = values.shape
     if out % slices or not tokens:
@@ -84,6 +87,45 @@ def _by_threads(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
     parts = torch.bmm(x.expand(slices, tokens, width), values.view(slices, out // slices, width).mT)
     y = parts.transpose(0, 1).reshape(tokens, out)
     return y if bias is None else y + bias
+
+
+def _by_rows(x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` as a product of the matrix and a vector, where there is one token."""
+    if x.shape[0] != 1:
+        return F.linear(x, values, bias)
+    y = torch.mv(values, x[0]) if bias is None else torch.addmv(bias, values, x[0])
+    return y[None]
+
+
+WAYS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    "linear": F.linear,
+    "slices": _by_threads,
+    "vector": _by_rows,
+}
+
+
+@cache
+def _fastest(dtype: torch.dtype, single: bool) -> str:
+    """The way in which this machine multiplies few tokens fastest: the same three products differ by 2 either way."""
+    name = f"{str(dtype).removeprefix('torch.')} products of {'one token' if single else 'few tokens'}"
+    return remembered(name, lambda: _measured(dtype, 1 if single else 16))
+
+
+def _measured(dtype: torch.dtype, tokens: int) -> str:
+    matrices = [torch.randn(1536, 576).to(dtype) for _ in range(12)]  # more than a cache of the core holds
+    x = torch.randn(tokens, 576).to(dtype)
+    ways = WAYS if tokens == 1 else {name: WAYS[name] for name in ("linear", "slices")}
+    spent = {}
+    for name, way in ways.items():
+        best = math.inf
+        for _ in range(5):
+            start = time.perf_counter()
+            for values in matrices:
+                way(x, values, None)
+            best = min(best, time.perf_counter() - start)
+        spent[name] = best
+    quickest = min(spent, key=lambda name: spent[name])
+    return quickest if spent[quickest] * 1.1 < spent["linear"] else "linear"
 
 
 def empty(out_features: int, in_features: int) -> Dense:

@@ -64,7 +64,9 @@ def scored(head: nn.Module, x: Float[Tensor, "N D"], wanted: Int[Tensor, " N"], 
 def _chunk(head: nn.Module, x: Tensor, wanted: Tensor, step: Step, i: int) -> Tensor:
     index = torch.arange(i, min(i + CHUNK, len(wanted)), device=x.device)
     scores = head(x[i : i + CHUNK], step.take(index))
-    return F.cross_entropy(scores if scores.dtype == torch.float64 else scores.float(), wanted[i : i + CHUNK], reduction="sum")
+    return F.cross_entropy(
+        scores if scores.dtype == torch.float64 else scores.float(), wanted[i : i + CHUNK], reduction="sum"
+    )
 
 
 def _surprise(scores: Float[Tensor, "C V"], wanted: Int[Tensor, " C"], room: Tensor) -> Float[Tensor, ""]:
