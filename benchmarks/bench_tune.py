@@ -42,7 +42,7 @@ def measured(work, tokens: int) -> dict[str, float]:
 def ours(kind: str):
     def work() -> dict[str, float]:
         import groundup as gu
-        from groundup.peft.lora import trained
+        from groundup.peft.method import of_adapter
         from groundup.peft.surgery import in_format
         from groundup.training.loop import Place, Trainer
         from groundup.training.settings import Settings
@@ -50,7 +50,7 @@ def ours(kind: str):
         given = rows()
         model = gu.adapt(gu.load("smollm2-135m-instruct"), gu.LoRA(rank=16, alpha=32, targets="all"))
         network = in_format(model.network, getattr(torch, kind))
-        own = trained(network, "mine")
+        own = of_adapter(network, "mine")
         for parameter in own.values():
             parameter.requires_grad_()
         settings = Settings(steps=-(-ROWS // BATCH), batch=BATCH, learning_rate=1e-4)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,18 +15,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from groundup.checkpoints import adapters, save
 from groundup.checkpoints.adapters import Probe
 from groundup.checkpoints.load import Origin
+from groundup.checkpoints.starters import STARTERS
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import UsageError
 from groundup.inference.decode import Answer, answer, stream
+from groundup.inference.embed import Pooling, cut, embed, sentences
+from groundup.inference.fill import fill
 from groundup.inference.sampling import Filter, Sampling
 from groundup.inference.schema import schema_filters
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.cache import Fresh
-from groundup.nn.stack import Decoder, EncoderDecoder
+from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
 from groundup.nn.step import Step
-from groundup.peft.lora import LoRA
+from groundup.peft.front import lay, length
+from groundup.peft.method import Method, plain
 from groundup.peft.surgery import tensors
 
 Messages = Sequence[Mapping[str, Any]]
@@ -47,7 +53,7 @@ class Model:
     origin: Origin
     generation: dict[str, Any] = field(default_factory=dict)
     adapter: str | None = None
-    methods: Mapping[str, LoRA] = field(default_factory=dict)
+    methods: Mapping[str, Method] = field(default_factory=dict)
     notes: Sequence[str] = ()
     precision: str = "float32"
 
@@ -105,14 +111,13 @@ class Model:
         told: dict[str, Any] = {
             "sampling": sampling,
             "filters": filters,
-            "tokenizer": self._words,
+            "tokenizer": self.words,
             "stop_ids": self.stop_ids,
             "context": self.context,
             "adapters": self.adapter,
         }
         if isinstance(self.network, EncoderDecoder):
-            start = self.generation.get("decoder_start_token_id", self.config.extra.get("decoder_start_token_id", 0))
-            told["decoder_start"] = start
+            told["decoder_start"] = self.decoder_start
         return told
 
     def _how(self, how: dict[str, Any]) -> tuple[Sampling, Any]:
@@ -133,39 +138,106 @@ class Model:
         if "stop" in given:
             given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else tuple(given["stop"])
         if schema is not None:
-            filters.append(schema_filters(self._words, schema, stop_ids=self.stop_ids))
+            filters.append(schema_filters(self.words, schema, stop_ids=self.stop_ids))
         return Sampling(**(defaults | given)), filters
 
     # --- numbers ------------------------------------------------------------------------------------------------------
 
     def logits(self, text: str) -> Float[Tensor, "L V"]:
         """The score of every word after each token of `text`."""
-        ids = self.encode(text)
+        ids, step, own = lay(self.network, [self.encode(text)], Fresh(), adapters=self.adapter, device=self.device)
         with torch.inference_mode():
-            return self.network(torch.tensor(ids, device=self.device), self.step([len(ids)])).float()
+            return self.network(ids, step)[own[0] :].float()
+
+    def fill(self, text: str, *, top: int = 5) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
+        """The likeliest words in the place of the mask, such as `[MASK]`, with their probabilities.
+
+        Several masks give a list of such lists, from left to right. Special tokens spelled in `text` are meant as such.
+        Raises UsageError for a model without a mask or a masked-word head, and for a text without a mask.
+        """
+        name, words = self.origin.name, self.words
+        if not isinstance(self.network, Encoder):
+            raise UsageError(
+                f"{name} ({self.origin.family}) was not made to fill masks: take a BERT, or `generate` what follows"
+            )
+        if self.network.head is None:
+            raise UsageError(f"the file of {name} holds no masked-word head (a BertForMaskedLM's does); it can `embed`")
+        if words.mask_id is None:
+            raise UsageError(f"the tokenizer of {name} has no mask token; name one in its tokenizer_config.json")
+        ids = words.encode(text, control=True)
+        if words.mask_id not in ids:
+            mask = words.decode([words.mask_id], skip_control=False)
+            raise UsageError(f"nothing to fill: write {mask} in the text where a word is missing")
+        if self.context is not None and len(ids) > self.context:
+            raise UsageError(f"the text has {len(ids)} tokens, {name} reads {self.context}: shorten it")
+        found = fill(self.network, ids, words.mask_id, top=top, adapter=self.adapter, device=self.device)
+        named = [[(self.pieces([id])[0], share) for id, share in place] for place in found]
+        return named[0] if len(named) == 1 else named
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: Pooling | None = None,
+        truncate: bool = False,
+        batch: int = 32,
+        on_rows: Callable[[int, int], None] | None = None,
+    ) -> Float[Tensor, "n D"]:
+        """A vector of unit length for each text, so that a dot product is a cosine.
+
+        pooling   of the tokens' last hidden states: mean, first or last. Left out: what the model's folder says, or else
+                  the mean where tokens see both ways, and the last one in a decoder (see `groundup.inference.embed`)
+        truncate  cut longer texts than the model reads; without it they are an error that names the first
+        on_rows   is told now and then how many texts are done, and of how many
+        """
+        said = sentences(self.origin.path)
+        limits = [n for n in (said.limit, self.context) if n is not None]
+        limit = min(limits) - length(self.network, self.adapter) if limits else None
+        given = [texts] if isinstance(texts, str) else list(texts)
+        rows = self.words.encode_batch([t.lower() for t in given] if said.lower else given)
+        if limit is not None and any(len(r) > limit for r in rows):
+            first = next(i for i, r in enumerate(rows) if len(r) > limit)
+            if not truncate:
+                raise UsageError(
+                    f"text {first + 1} has {len(rows[first])} tokens, {self.origin.name} reads {limit}: "
+                    "split it, or allow it to be cut (truncate)"
+                )
+            rows = [cut(r, limit, frame=self.words.encode("")) for r in rows]
+        usual: Pooling = "mean" if isinstance(self.network, Encoder | EncoderDecoder) else "last"
+        how: dict[str, Any] = {"batch": batch, "on_rows": on_rows, "adapter": self.adapter, "device": self.device}
+        return embed(self.network, rows, pooling=pooling or said.pooling or usual, **how)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token alone; its number where there is no tokenizer."""
+        if self.tokenizer is None:
+            return [str(id) for id in ids]
+        return [self.tokenizer.decode([id], skip_control=False) for id in ids]
 
     def probe(self, adapter: str, words: int = 64) -> Probe:
         """What an adapter changes on eight fixed ids, at some words: kept beside it and checked when it is loaded."""
         vocabulary = int(self.config.to_public()["vocab_size"])
         ids = [(7919 * (i + 1)) % vocabulary for i in range(8)]
         places = [(104729 * i) % vocabulary for i in range(words)]
-        network = self.network
+        network, device = self.network, self.device
         with torch.inference_mode():
             found = []
             for name in (None, adapter):
-                step = Step.of([len(ids)], Fresh(), adapters=name, device=self.device)
-                x = torch.tensor(ids, device=self.device)
                 if isinstance(network, EncoderDecoder):
+                    x, step, _ = lay(network, [ids], Fresh(), adapters=name, half="encoder", device=device)
                     memory = network.encode(x, step)
-                    step = Step.of([len(ids)], Fresh(), adapters=name, memory=memory, device=self.device)
+                    x, step, _ = lay(
+                        network, [ids], Fresh(), adapters=name, memory=memory, half="decoder", device=device
+                    )
+                else:
+                    x, step, _ = lay(network, [ids], Fresh(), adapters=name, device=device)
                 found.append(network(x, step)[-1, places].float().tolist())
-        return Probe(ids, places, found[0], found[1])
+        return Probe(ids, places, found[0], found[1], self.precision)
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The ids of a text, or of a conversation up to where the answer begins."""
-        return self._words.encode(prompt) if isinstance(prompt, str) else self._words.chat(prompt)
+        return self.words.encode(prompt) if isinstance(prompt, str) else self.words.chat(prompt)
 
     def step(self, lengths: Sequence[int]) -> Step:
         """A call that stands alone, with the adapter in use."""
@@ -187,11 +259,21 @@ class Model:
         return self.config.context
 
     @property
-    def stop_ids(self) -> frozenset[int]:
-        return self._words.stop_ids
+    def room(self) -> int | None:
+        """How much of the context is left beside what the adapter in use puts before a row."""
+        return None if self.context is None else self.context - length(self.network, self.adapter)
 
     @property
-    def _words(self) -> Tokenizer:
+    def decoder_start(self) -> int:
+        """The id with which an encoder-decoder's answers begin."""
+        return int(self.generation.get("decoder_start_token_id", self.config.extra.get("decoder_start_token_id", 0)))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return self.words.stop_ids
+
+    @property
+    def words(self) -> Tokenizer:
         if self.tokenizer is None:
             raise UsageError(f"{self.origin.name} has no tokenizer; put its tokenizer.json into the folder")
         return self.tokenizer
@@ -220,6 +302,47 @@ class Model:
         facts["adapters"] = list(self.methods)
         facts["notes"] = list(self.notes)
         return facts
+
+
+# --- into a folder ----------------------------------------------------------------------------------------------------
+
+
+def base_facts(model: Model) -> dict[str, Any]:
+    """What an adapter says of its base."""
+    origin = model.origin
+    return {
+        "name": origin.name,
+        "path": origin.name if origin.name in STARTERS else str(origin.path.resolve()),
+        "fingerprint": origin.fingerprint,
+        "format": origin.format,
+        "family": origin.family,
+        "tokenizer": None if model.tokenizer is None else model.tokenizer.fingerprint(),
+    }
+
+
+def write_model(model: Model, folder: Path) -> None:
+    """The base's weights as they stand, adapters left out, in the Hugging Face layout into an empty folder."""
+    generation = dict(model.generation)
+    if not generation and model.tokenizer is not None:
+        generation = {"eos_token_id": sorted(model.stop_ids), "do_sample": False}
+    facts = {"base": base_facts(model), "notes": list(model.notes)}
+    save.write(folder, plain(model.network), model.family, model.config, model.tokenizer, generation, facts)
+
+
+def write_adapter(model: Model, folder: Path) -> None:
+    """The adapter in use in PEFT's layout, with its base's name and its probe, into an empty folder."""
+    assert model.adapter is not None
+    adapters.write(
+        folder,
+        model.network,
+        model.methods[model.adapter],
+        model.adapter,
+        model.family.hugging_face(model.config),
+        base=base_facts(model),
+        probe=model.probe(model.adapter),
+        settings={"task_type": getattr(model.family, "TASK", "CAUSAL_LM")},
+        transposed=model.config.family() == "gpt2",
+    )
 
 
 __all__ = ["Filter", "Messages", "Model", "Prompt"]

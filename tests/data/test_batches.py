@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UsageError
-from groundup.data.batches import Batches, Place, shared_prefix
+from groundup.data.batches import Batches, Place
+from groundup.inference.score import shared_prefix
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=200)
 SIZES = st.one_of(

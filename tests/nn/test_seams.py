@@ -82,7 +82,10 @@ def test_a_joined_prefix_is_the_references_past_keys(both):
     ids, start = texts(), prefix(network)
     with torch.no_grad():
         theirs = torch.cat([with_past(reference, i, start) for i in ids])
-        close(network(torch.cat(ids), Step.of(LENGTHS, Fresh(start))), theirs)
+        cache = Fresh()
+        for path, (k, v) in start.items():
+            cache.start(path, range(len(ids)), k, v)
+        close(network(torch.cat(ids), Step.of(LENGTHS, cache)), theirs)
         without = network(torch.cat(ids), Step.of(LENGTHS, Fresh()))
         assert (without - theirs).abs().max() > 1e-2
 
@@ -108,7 +111,7 @@ def test_keys_apart_have_their_own_softmax_and_a_gate(both):
     gate = torch.linspace(-1, 1, part.heads)
     with torch.no_grad():
         plain = Step.of(LENGTHS, Fresh())
-        shut = Step.of(LENGTHS, Fresh(), apart={part.path: Apart(k, v, gate * 0)})
+        shut = Step.of(LENGTHS, Fresh(), apart={part.path: (Apart(k, v, gate * 0),)})
         assert torch.equal(part(x, shut), part(x, plain))
         q = part.q(x, plain).unflatten(-1, (part.heads, part.head_dim))
         q = q if part.rotary is None else part.rotary(q, plain)
@@ -116,5 +119,5 @@ def test_keys_apart_have_their_own_softmax_and_a_gate(both):
         scores = torch.einsum("thd,phd->htp", q, k.repeat_interleave(groups, 1)) * part.scale
         seen = torch.einsum("htp,phd->thd", scores.softmax(-1), v.repeat_interleave(groups, 1)) * gate[:, None]
         added = seen.flatten(1) @ part.o.weight.dense().T
-        open_ = Step.of(LENGTHS, Fresh(), apart={part.path: Apart(k, v, gate)})
+        open_ = Step.of(LENGTHS, Fresh(), apart={part.path: (Apart(k, v, gate),)})
         close(part(x, open_), part(x, plain) + added)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from groundup.inputs.tokenizer import Encoded
 from groundup.models import llama
 from groundup.nn.cache import Fresh
 from groundup.nn.step import Step
-from groundup.peft.lora import LoRA, add_lora, trained
+from groundup.peft.lora import LoRA
+from groundup.peft.method import of_adapter as trained
 from groundup.peft.surgery import in_format
 from groundup.training import state
 from groundup.training.loop import Trainer
@@ -66,7 +68,7 @@ def plain_loss(network, given: list[Encoded], adapter: str | None = None) -> tor
 @pytest.mark.parametrize("shared", [0, 3, 11])
 def test_the_loss_and_its_gradients_are_those_of_rows_alone(network, shared):
     given = rows(5, shared=shared)
-    tuned = add_lora(network, LoRA(rank=3, targets="all"), "mine")
+    tuned = LoRA(rank=3, targets="all").add(network, "mine").double()  # float32's own noise would hide a small fault
     own = trained(tuned, "mine")
     draw = torch.Generator().manual_seed(5)
     for parameter in own.values():
@@ -76,10 +78,9 @@ def test_the_loss_and_its_gradients_are_those_of_rows_alone(network, shared):
     ours = torch.autograd.grad(loss, list(own.values()))
     want = plain_loss(tuned, given, "mine")
     theirs = torch.autograd.grad(want, list(own.values()))
-    assert abs((loss - want).item()) < 1e-4 * want.item()
+    assert abs((loss - want).item()) < 1e-10 * want.item()
     for a, b in zip(ours, theirs, strict=True):
-        # sums over rows in another order, through two layers with weights far from small: float32's own noise
-        assert (a - b).abs().max() <= 1e-4 * max(1.0, float(b.abs().max()))
+        assert (a - b).abs().max() <= 1e-10 * max(1.0, float(b.abs().max()))
 
 
 def test_a_row_sees_nothing_of_its_neighbours(network):
@@ -109,10 +110,11 @@ def test_scores_in_chunks_are_scores_at_once(network, monkeypatch):
 
 
 def trainer(network, tmp_path, settings: Settings, given=None) -> tuple[Trainer, dict]:
-    tuned = add_lora(network, LoRA(rank=3, targets="all"), "mine")
+    tuned = LoRA(rank=3, targets="all").add(network, "mine")
     own = trained(tuned, "mine")
     for parameter in own.values():
         parameter.requires_grad_()
+    settings = replace(settings, learning_rate=settings.learning_rate or 1e-3)
     made = Trainer(
         tuned, own, given or rows(40), rows(6, seed=9), settings, out=tmp_path, adapter="mine",
         keep=lambda path: path.mkdir(exist_ok=True),
@@ -171,7 +173,7 @@ def test_rates(network):
 
 @pytest.mark.parametrize(
     ("bad", "says"),
-    [({"steps": 0}, "steps is 0"), ({"learning_rate": float("nan")}, "learning_rate"), ({"schedule": "x"}, "schedule")],
+    [({"steps": 0}, "steps is 0"), ({"learning_rate": float("nan")}, "learning_rate")],
 )
 def test_settings_that_make_no_sense_are_refused(bad, says):
     with pytest.raises(UsageError, match=says):

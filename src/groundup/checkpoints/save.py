@@ -11,15 +11,15 @@ from torch import nn
 from groundup.checkpoints.safetensors import write_safetensors
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import UsageError
-from groundup.core.files import atomic_folder, write_json
+from groundup.core.files import write_json
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.peft.surgery import tensors
 
 SHARD = 5 * 10**9  # bytes a file, as the reference library cuts them
 
 
-def save(
-    path: Path,
+def write(
+    folder: Path,
     network: nn.Module,
     family: ModuleType,
     config: FamilyConfig,
@@ -27,10 +27,9 @@ def save(
     generation: dict[str, Any] | None = None,
     notes: dict[str, Any] | None = None,
 ) -> None:
-    """Write config.json, model.safetensors, the tokenizer and generation_config.json into a new folder.
+    """Write config.json, model.safetensors, the tokenizer and generation_config.json into an empty folder.
 
-    The folder appears whole or not at all. `notes`: what the ledger beside the files keeps (ledger.json).
-    Raises UsageError when the folder exists.
+    notes: what the ledger beside the files keeps (ledger.json).
     """
     named = tensors(network)
     plan = family.hugging_face(config).save(named)
@@ -48,12 +47,11 @@ def save(
         public["tie_word_embeddings"] = not any(t in named for t in tied)
     dtypes = {str(t.dtype).removeprefix("torch.") for t in out.values()}
     public["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
-    with atomic_folder(path) as folder:
-        write_json(folder / "config.json", public)
-        write_safetensors(folder, out, {"format": "pt"}, max_shard_bytes=SHARD)
-        if tokenizer is not None:
-            tokenizer.save(folder)
-        if generation:
-            write_json(folder / "generation_config.json", generation)
-        if notes:
-            write_json(folder / "ledger.json", notes)
+    write_json(folder / "config.json", public)
+    write_safetensors(folder, out, {"format": "pt"}, max_shard_bytes=SHARD)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    if generation:
+        write_json(folder / "generation_config.json", generation)
+    if notes:
+        write_json(folder / "ledger.json", notes)

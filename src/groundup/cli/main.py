@@ -25,10 +25,14 @@ VERBS = (
     "doctor",
     "generate",
     "chat",
+    "fill",
+    "embed",
     "finetune",
+    "pretrain",
     "evaluate",
     "merge",
     "data",
+    "interpret",
 )
 
 HELP = """Foundation models from the ground up: load, tune, score, answer.
@@ -40,8 +44,8 @@ EPILOGUE = """Try: groundup generate smollm2-135m-instruct "The capital of Franc
 --debug with any verb shows the traceback of an error."""
 
 
-def make_app() -> App:
-    """The command line: each verb is the function `run` (or the App `app`) of the module of its name."""
+def make_app(words: Sequence[str] = ()) -> App:
+    """The command line for these words: each verb is the function `run` (or the App `app`) of the module of its name."""
     app = App(
         name="groundup",
         help=HELP,
@@ -53,6 +57,8 @@ def make_app() -> App:
         default_parameter=Parameter(negative=(), show_default=_default),
     )
     for place, verb in enumerate(VERBS):
+        if verb not in words and any(word in VERBS for word in words):
+            continue  # each verb's module is loaded for that verb, and all of them for the help that lists them
         module = import_module(f"groundup.cli.{verb}")
         if hasattr(module, "app"):
             module.app.sort_key = place
@@ -78,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number
     try:
-        code = make_app()(
+        code = make_app(words)(
             words,
             exit_on_error=False,
             print_error=False,

@@ -53,14 +53,20 @@ class Which:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Flags that say where and in which number format to compute."""
+class Place:
+    """Flags that say where to compute."""
 
     device: str = "cpu"
     """cpu, cuda, cuda:1 ..."""
 
     threads: int | None = None
     """How many processor threads. Left out: as many as PyTorch finds right."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Machine(Place):
+    """Flags that say where and in which number format to compute."""
 
     precision: Precision = "auto"
     """auto measures which number format is fast here, says so and uses it."""
@@ -164,13 +170,13 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def open_model(name: str, which: Which, machine: Machine, *, precision: str | None = None) -> Model:
+def open_model(name: str, which: Which, place: Place, *, precision: str | None = None) -> Model:
     """The model of this name, loaded as the flags say (in `precision` instead, if given); what it notes is said."""
-    use_threads(machine.threads)
+    use_threads(place.threads)
     from groundup import api
 
-    dtype = precision or machine.precision
-    model = api.load(name, adapter=which.adapter, revision=which.revision, device=machine.device, dtype=dtype)
+    dtype = precision or (place.precision if isinstance(place, Machine) else "float32")
+    model = api.load(name, adapter=which.adapter, revision=which.revision, device=place.device, dtype=dtype)
     for line in model.notes:
         note(line)
     return model

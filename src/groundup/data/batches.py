@@ -124,22 +124,3 @@ class Batches:
         if self.keep_last or not batches:
             batches.append(tuple(batch))
         return batches
-
-
-def shared_prefix(rows: Sequence[Sequence[int]], trained: Sequence[Sequence[bool]] | None = None) -> int:
-    """How many leading tokens all rows have in common, and so could be computed once for the batch.
-
-    With `trained` (a mask a row) the prefix ends before the token that predicts the first trained one (token t is
-    predicted at t - 1), so that every row makes all its own predictions. Without, one token of each row stays out of
-    it. One row shares with nobody: 0.
-    """
-    if len(rows) < 2:
-        return 0
-    columns = enumerate(zip(*rows, strict=False))
-    shared = next((at for at, column in columns if len(set(column)) > 1), min(map(len, rows)))
-    if trained is None:
-        return max(0, min(shared, min(map(len, rows)) - 1))
-    for mask in trained:
-        predicted = next((at for at, flag in enumerate(mask) if flag), len(mask))
-        shared = min(shared, max(0, predicted - 1))
-    return shared

@@ -30,6 +30,7 @@ from groundup.inference.runner import PREFILL, Runner
 from groundup.inference.sampling import Filter, PerRow, Sampling, draw, likeliest, penalize, weigh
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.stack import Decoder, EncoderDecoder
+from groundup.peft.front import length
 
 SHARED = 8  # tokens that all prompts begin with, from which reading them once pays
 
@@ -193,7 +194,8 @@ class Engine:
             raise UsageError("an encoder-decoder's answers begin with some id: give decoder_start")
         if batch < 1:
             raise UsageError(f"batch={batch} makes no sense; it must be 1 or more")
-        check_lengths(prompts, sampling.max_tokens, None if two_halves else context)
+        front = length(network, adapters)
+        check_lengths(prompts, sampling.max_tokens, None if two_halves or context is None else context - front)
         self.sampling, self.stop_ids, self.tokenizer = sampling, stop_ids, tokenizer
         self.prompts = [list(p) for p in prompts]
         self.read = read or bool(sampling.stop)
@@ -212,7 +214,7 @@ class Engine:
         where = next(network.parameters()).device if device is None else torch.device(device)
         longest = 1 if two_halves else max((len(p) for p in prompts), default=1)
         rows = sampling.beams if sampling.beams > 1 else self.batch + 1
-        self.runner = Runner(network, rows, longest + sampling.max_tokens, where, decoder_start)
+        self.runner = Runner(network, rows, front + longest + sampling.max_tokens, where, decoder_start)
         alike = len(set(self.adapters)) == 1 and not two_halves and sampling.beams == 1
         self.shared = shared_beginning(self.prompts) if alike else 0
         self.prepared = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,8 @@ from torch import Tensor
 from groundup.core.errors import UsageError
 from groundup.nn.cache import Fresh, Slots
 from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
-from groundup.nn.step import Memory, Step
+from groundup.nn.step import Memory
+from groundup.peft.front import lay, length
 
 PREFILL = 2048  # tokens of a call that reads prompts, at most: what it needs of memory grows with them
 
@@ -41,9 +43,8 @@ class Runner:
     def join(self, prompts: Sequence[list[int]], slots: Sequence[int], adapters: Adapters) -> Float[Tensor, "B V"]:
         """Read prompts into rows, behind what these hold already; the scores of what follows each."""
         if isinstance(self.network, EncoderDecoder):
-            lengths = [len(p) for p in prompts]
-            step = Step.of(lengths, Fresh(), adapters=adapters, device=self.device)
-            memory = self.network.encode(self._flat(prompts), step)
+            ids, step, _ = lay(self.network, prompts, Fresh(), adapters=adapters, half="encoder", device=self.device)
+            memory = self.network.encode(ids, step)
             assert self.start is not None
             return self._call([[self.start]] * len(prompts), slots, adapters, memory)
         for begin in range(0, max(len(p) for p in prompts) - PREFILL, PREFILL):  # a very long one comes alone
@@ -58,20 +59,21 @@ class Runner:
     def _call(
         self, rows: Sequence[list[int]], slots: Sequence[int], adapters: Adapters, memory: Memory | None = None
     ) -> Float[Tensor, "B V"]:
-        needed = max(self.cache.length[s] + len(r) for s, r in zip(slots, rows, strict=True))
+        begun = self.cache.begins(slots)
+        front = length(self.network, adapters) if any(begun) else 0
+        needed = front + max(self.cache.length[s] + len(r) for s, r in zip(slots, rows, strict=True))
         if needed > self.cache.capacity:
             self.cache.grow(max(needed, min(self.limit, needed + needed // 2 + 64)))
-        lengths = [len(r) for r in rows]
-        step = Step.of(lengths, self.cache, slots=slots, adapters=adapters, memory=memory, device=self.device)
+        half: Literal["whole", "decoder"] = "decoder" if self.two_halves else "whole"
+        ids, step, _ = lay(
+            self.network, rows, self.cache, slots=slots, adapters=adapters, memory=memory, half=half, device=self.device
+        )
         last = None
         if step.rows.total > len(rows):
             last = torch.tensor([end - 1 for end in step.rows.starts[1:]], device=self.device)
-        logits = self.network(self._flat(rows), step, last)
+        logits = self.network(ids, step, last)
         self.cache.advance(step)
         return logits.float()
-
-    def _flat(self, rows: Sequence[list[int]]) -> Tensor:
-        return torch.tensor([i for row in rows for i in row], device=self.device)
 
 
 def _read(length: int) -> int:

@@ -8,6 +8,8 @@ forms the square of weights, or for training on short rows by `_Short`, which ke
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ def attend(
     mask: Bool[Tensor, "#B #L S"] | None = None,
     bias: Float[Tensor, "#B H #L S"] | None = None,
     cap: float | None = None,
+    see: Callable[[Float[Tensor, "B H L S"]], object] | None = None,
 ) -> Float[Tensor, "B H L Dv"]:
     """softmax(scale · q kᵀ + bias) v, row by row (Vaswani et al., arXiv 1706.03762, eq. 1).
 
@@ -38,6 +41,7 @@ def attend(
     k  [B, Hkv, S, Dh]  H / Hkv heads share each key head (arXiv 2305.13245); S keys
     mask                True where a token may look; a token that may look nowhere gets zeros
     cap                 scores are squashed into ±cap by cap · tanh(s / cap) (Gemma 2)
+    see                 is shown the weights, how much each query takes of each key
     """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
@@ -51,6 +55,8 @@ def attend(
     weights = torch.softmax(scores, dim=-1)
     if mask is not None:
         weights = weights.masked_fill(~mask[:, None], 0.0)  # a row of -inf is NaN to softmax
+    if see is not None:
+        see(weights)
     return weights @ v
 
 
@@ -173,16 +179,28 @@ class Attention(nn.Module):
         self._score_bias = (score_bias,)  # in a tuple: a bias with parameters is registered by the stack that owns it
         self.path = ""  # where the cache keeps this part's keys; given once by the network that it stands in
 
+    @property
+    def score_bias(self) -> Bias | None:
+        """What is added to the scores as a function of positions."""
+        return self._score_bias[0]
+
     def forward(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "T D"]:
         q = self.q(x, step).unflatten(-1, (self.heads, self.head_dim))
         if self.rotary is not None:
             q = self.rotary(q, step)
         keys = self._remember(step) if self.cross else self._write(x, step)
         mixed = keys.attend(
-            q, step, causal=self.causal, scale=self.scale, bias=self._score_bias[0], window=self.window, cap=self.cap
+            q,
+            step,
+            causal=self.causal,
+            scale=self.scale,
+            bias=self._score_bias[0],
+            window=self.window,
+            cap=self.cap,
+            path=self.path,
         )
         if step.apart and self.path in step.apart:
-            mixed = mixed + self._beside(q, step)
+            mixed = self._beside(mixed, q, step)
         return self.o(mixed.flatten(-2), step)
 
     def _write(self, x: Float[Tensor, "T D"], step: Step) -> Keys:
@@ -200,9 +218,16 @@ class Attention(nn.Module):
         v = self.v(memory.x, memory.step).unflatten(-1, (self.kv_heads, self.head_dim))
         return step.cache.fill(self.path, k, v, step)
 
-    def _beside(self, q: Float[Tensor, "T H Dh"], step: Step) -> Float[Tensor, "T H Dh"]:
-        """Attention to a few learned keys with a softmax of their own (Zhang et al., arXiv 2303.16199, eq. 7)."""
-        beside = step.apart[self.path]
-        k, v = beside.k.to(q.dtype).transpose(0, 1)[None], beside.v.to(q.dtype).transpose(0, 1)[None]
-        seen = attend(q.transpose(0, 1)[None], k, v, scale=self.scale)
-        return seen[0].transpose(0, 1) * beside.gate.to(q.dtype)[:, None]
+    def _beside(
+        self, mixed: Float[Tensor, "T H Dh"], q: Float[Tensor, "T H Dh"], step: Step
+    ) -> Float[Tensor, "T H Dh"]:
+        """Attention to a few learned keys with a softmax of their own, added (Zhang et al., arXiv 2303.16199, eq. 7)."""
+        weights = None if step.taps is None else step.taps.weights
+        for i, beside in enumerate(step.apart[self.path]):
+            see = None if weights is None else partial(weights.__setitem__, f"{self.path}:apart.{i}")
+            rows = q if beside.at is None else q.index_select(0, beside.at)
+            k, v = (t.to(q.dtype).transpose(0, 1)[None] for t in (beside.k, beside.v))
+            seen = attend(rows.transpose(0, 1)[None], k, v, scale=self.scale, see=see)[0].transpose(0, 1)
+            seen = seen * beside.gate.to(q.dtype)[:, None]
+            mixed = mixed + seen if beside.at is None else mixed.index_add(0, beside.at, seen)
+        return mixed

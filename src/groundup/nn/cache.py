@@ -9,14 +9,16 @@ All three answer `write` with `Square`s: keys laid side by side, what is real of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from groundup.core.errors import UsageError
 from groundup.nn.attention import attend, attend_fused
 from groundup.nn.positions import Bias
 from groundup.nn.step import Keys, Rows, Step
@@ -50,13 +52,16 @@ class Square:
         bias: Bias | None = None,
         window: int | None = None,
         cap: float | None = None,
+        path: str = "",
     ) -> Float[Tensor, "T H Dv"]:
         rows = step.rows
+        shown = None if step.taps is None else step.taps.weights
+        fused = cap is None and shown is None
         causal = causal and self.own
         # queries and keys that start together need no mask: the triangle hides what stands behind a short row
         triangle = causal and window is None and bias is None and not any(self.past)
         key = (self.name, causal, window)
-        mask = None if triangle and cap is None else step.fact(("mask", *key), lambda: self._mask(step, causal, window))
+        mask = None if triangle and fused else step.fact(("mask", *key), lambda: self._mask(step, causal, window))
         mask = None if isinstance(mask, str) else mask
         scores = None
         if bias is not None:
@@ -68,10 +73,11 @@ class Square:
             scores = made.to(q.dtype)
         laid = rows.pad(q).transpose(1, 2)
         k, v = self.k.transpose(1, 2), self.v.transpose(1, 2)
-        if cap is None:
+        if fused:
             out = attend_fused(laid, k, v, scale=scale, causal=triangle, mask=mask, bias=scores)
         else:
-            out = attend(laid, k, v, scale=scale, mask=mask, bias=scores, cap=cap)
+            see = None if shown is None else partial(shown.__setitem__, path)
+            out = attend(laid, k, v, scale=scale, mask=mask, bias=scores, cap=cap, see=see)
         return rows.unpad(out.transpose(1, 2))
 
     def _places(self, step: Step) -> tuple[Int[Tensor, "#B L"], Int[Tensor, " S"]]:
@@ -106,12 +112,21 @@ class Square:
 class Fresh:
     """Holds nothing: `write` gives back what it was given, so recomputation in the backward pass is bit-equal.
 
-    start: keys and values [P, Hkv, Dh] by path that stand before every row (prefix tuning; positions count on).
+    What `start` is given stands before every row of the call.
     """
 
-    def __init__(self, start: Mapping[str, tuple[Tensor, Tensor]] | None = None):
-        self.start = dict(start or {})
-        self.held = next((k.shape[0] for k, _ in self.start.values()), 0)
+    def __init__(self) -> None:
+        self.started: dict[str, tuple[Tensor, Tensor]] = {}
+        self.held = 0
+
+    def begins(self, slots: Sequence[int]) -> tuple[bool, ...]:
+        return (True,) * len(slots)
+
+    def start(self, path: str, slots: Sequence[int], k: Tensor, v: Tensor) -> None:
+        if path in self.started or not all(self.begins(slots)):
+            raise UsageError("rows of one call with different prefixes need a cache with rows of their own (Slots)")
+        self.started[path] = (k, v)
+        self.held = len(k)
 
     def lengths(self, slots: Sequence[int]) -> tuple[int, ...]:
         return (self.held,) * len(slots)
@@ -122,8 +137,8 @@ class Fresh:
     def write(self, path: str, k: Tensor, v: Tensor, step: Step) -> Keys:
         rows = step.rows
         k, v = rows.pad(k), rows.pad(v)
-        if self.start:
-            before = [t.to(k.dtype).expand(len(rows), *t.shape) for t in self.start[path]]
+        if path in self.started:
+            before = [t.to(k.dtype).expand(len(rows), *t.shape) for t in self.started[path]]
             k, v = torch.cat((before[0], k), 1), torch.cat((before[1], v), 1)
         lengths = None if rows.even else tuple(self.held + n for n in rows.lengths)
         return Square(k, v, "own", step.past, lengths)
@@ -154,14 +169,20 @@ class Shared(Fresh):
     The numbers equal those of whole rows; the shared part costs one row instead of B. Gradients add up in it.
     """
 
+    def begins(self, slots: Sequence[int]) -> tuple[bool, ...]:
+        return (True, *(False,) * (len(slots) - 1))
+
     def positions(self, rows: Rows, past: Sequence[int]) -> Int[Tensor, " T"]:
-        return rows.offset + (rows.row > 0) * rows.lengths[0]
+        return rows.offset + self.held + (rows.row > 0) * rows.lengths[0]
 
     def write(self, path: str, k: Tensor, v: Tensor, step: Step) -> Keys:
         first, others = step.fact("shared", lambda: _apart_from_first(step.rows))
         size, count = first.total, len(others)
         (k, k_rest), (v, v_rest) = (t.split((size, others.total)) for t in (k, v))
-        before = Square(k[None], v[None], "first", (0,), None)
+        if path in self.started:
+            k, v = (torch.cat((t.to(k.dtype), u)) for t, u in zip(self.started[path], (k, v), strict=True))
+        before = Square(k[None], v[None], "first", (self.held,), None)
+        size = len(k)
         full = [torch.cat((t.expand(count, *t.shape), others.pad(u)), 1) for t, u in ((k, k_rest), (v, v_rest))]
         lengths = None if others.even else tuple(size + n for n in others.lengths)
         return _Two(before, Square(full[0], full[1], "others", (size,) * count, lengths), first, others)
@@ -181,12 +202,13 @@ class _Two:
     first: Rows
     others: Rows
 
-    def attend(self, q: Float[Tensor, "T H Dh"], step: Step, **how: Any) -> Float[Tensor, "T H Dv"]:
-        size = self.first.total
-        one = Step(self.first, step.positions[:size], step.cache, (0,), (0,), facts=step.facts)
-        rest = Step(self.others, step.positions[size:], step.cache, (0,), self.after.past, facts=step.facts)
+    def attend(self, q: Float[Tensor, "T H Dh"], step: Step, path: str = "", **how: Any) -> Float[Tensor, "T H Dv"]:
+        size, facts, taps = self.first.total, step.facts, step.taps
+        one = Step(self.first, step.positions[:size], step.cache, (0,), self.before.past, facts=facts, taps=taps)
+        rest = Step(self.others, step.positions[size:], step.cache, (0,), self.after.past, facts=facts, taps=taps)
         mine, theirs = q.split((size, self.others.total))
-        return torch.cat((self.before.attend(mine, one, **how), self.after.attend(theirs, rest, **how)))
+        shared = self.before.attend(mine, one, path=f"{path}:shared", **how)
+        return torch.cat((shared, self.after.attend(theirs, rest, path=path, **how)))
 
 
 class Slots:
@@ -204,6 +226,9 @@ class Slots:
 
     def lengths(self, slots: Sequence[int]) -> tuple[int, ...]:
         return tuple(self.length[s] for s in slots)
+
+    def begins(self, slots: Sequence[int]) -> tuple[bool, ...]:
+        return tuple(self.length[s] == 0 for s in slots)
 
     def positions(self, rows: Rows, past: Sequence[int]) -> Int[Tensor, " T"]:
         if not any(past):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -37,14 +38,28 @@ class Stack(nn.Module):
         self.norm = norm
         self.bias = bias
         self.recompute = False
+        self.format: torch.dtype | None = None  # of activations, where it is not the embedding's own
+        self.path = ""  # where it stands in the network; given once by the network
 
     def run(self, ids: Int[Tensor, " T"], step: Step) -> Float[Tensor, "T D"]:
         """The hidden state of every token, after the last norm."""
         x = self.embed(ids, step)
+        if self.format is not None:
+            x = x.to(self.format)
         again = self.recompute and self.training
-        for block in self.blocks:
+        states = None if step.taps is None else step.taps.states
+        if states is not None:
+            states[f"{self.path}embed"] = x
+        for i, block in enumerate(self.blocks):
             x = checkpoint(block, x, step, use_reentrant=False) if again else block(x, step)
-        return x if self.norm is None else self.norm(x, step)
+            if states is not None:
+                states[f"{self.path}blocks.{i}"] = x
+        if self.norm is None:
+            return x
+        x = self.norm(x, step)
+        if states is not None:
+            states[f"{self.path}norm"] = x
+        return x
 
     def forward(self, ids: Int[Tensor, " T"], step: Step) -> Float[Tensor, "T D"]:
         return self.run(ids, step)
@@ -142,7 +157,12 @@ class Pooler(nn.Module):
 
 
 def name_places(network: nn.Module) -> None:
-    """Tell every attention where it stands, e.g. `decoder.blocks.3.attn`: the cache keeps its keys under that name."""
+    """Tell every attention where it stands, e.g. `decoder.blocks.3.attn`: the cache keeps its keys under that name.
+
+    A stack is told what stands before its parts' names, e.g. `decoder.`.
+    """
     for name, part in network.named_modules():
         if isinstance(part, Attention):
             part.path = name
+        elif isinstance(part, Stack):
+            part.path = f"{name}." if name else ""

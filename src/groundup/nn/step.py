@@ -42,8 +42,9 @@ class Keys(Protocol):
         bias: Any = None,
         window: int | None = None,
         cap: float | None = None,
+        path: str = "",
     ) -> Float[Tensor, "T H Dv"]:
-        """What each query takes from them (see `groundup.nn.attention.attend`)."""
+        """What each query takes from them (see `groundup.nn.attention.attend`); `path` names who asks (`Taps`)."""
         ...
 
 
@@ -57,6 +58,16 @@ class Cache(Protocol):
 
     def lengths(self, slots: Sequence[int]) -> tuple[int, ...]:
         """Keys held for each of these rows."""
+        ...
+
+    def begins(self, slots: Sequence[int]) -> tuple[bool, ...]:
+        """Whether each of these rows begins with this call, so that what stands before a row belongs into it."""
+        ...
+
+    def start(
+        self, path: str, slots: Sequence[int], k: Float[Tensor, "P Hkv Dh"], v: Float[Tensor, "P Hkv Dv"]
+    ) -> None:
+        """Put keys and values at the beginning of rows that hold none yet (prefix tuning; positions count on)."""
         ...
 
     def positions(self, rows: Rows, past: Sequence[int]) -> Int[Tensor, " T"]:
@@ -166,11 +177,30 @@ class Spliced:
 
 @dataclass(frozen=True)
 class Apart:
-    """Keys and values [P, Hkv, Dh] with a softmax of their own, whose result joins through a gate [H]."""
+    """Keys and values [P, Hkv, Dh] with a softmax of their own, whose result joins through a gate [H].
+
+    at [N]: the tokens that see them; None: all.
+    """
 
     k: Float[Tensor, "P Hkv Dh"]
     v: Float[Tensor, "P Hkv Dh"]
     gate: Float[Tensor, " H"]
+    at: Int[Tensor, " N"] | None = None
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What a call leaves for whoever looks inside it; a part leaves what the record has room for, and nothing else.
+
+    weights  by the attention's path: how much each query takes of each key [B, H, L, S]; None: not asked for
+    states   by path: hidden states [T, D], `embed`, `blocks.0` ... and `norm`; None: not asked for
+
+    Keys that stand apart (LLaMA-Adapter) and rows that others share have maps of their own, `<path>:apart.0` and
+    `<path>:shared`. With `weights`, attention goes through the plain `attend`.
+    """
+
+    weights: dict[str, Float[Tensor, "B H L S"]] | None = None
+    states: dict[str, Float[Tensor, "T D"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +217,7 @@ class Step:
     spliced    vectors that stand in for the token embeddings at some places (soft prompts, projected images)
     types      [T] the token type of each token (BERT); None: all 0
     apart      keys and values by path that attention sees beside its own (LLaMA-Adapter)
+    taps       where parts leave what somebody wants to see; None: nowhere
     facts      masks and tables, computed once a call by whoever needs them first
     """
 
@@ -199,8 +230,9 @@ class Step:
     memory: Memory | None = None
     spliced: Spliced | None = None
     types: Int[Tensor, " T"] | None = None
-    apart: Mapping[str, Apart] = field(default_factory=dict)
+    apart: Mapping[str, tuple[Apart, ...]] = field(default_factory=dict)
     facts: dict[Hashable, Any] = field(default_factory=dict)
+    taps: Taps | None = None
 
     @staticmethod
     def of(
@@ -212,7 +244,8 @@ class Step:
         memory: Memory | None = None,
         spliced: Spliced | None = None,
         types: Int[Tensor, " T"] | None = None,
-        apart: Mapping[str, Apart] | None = None,
+        apart: Mapping[str, tuple[Apart, ...]] | None = None,
+        taps: Taps | None = None,
         device: torch.device | str = "cpu",
     ) -> Step:
         """A call on rows of `lengths` tokens.
@@ -225,7 +258,7 @@ class Step:
         if adapters is not None and not isinstance(adapters, str):
             adapters = adapters[0] if len(set(adapters)) == 1 else tuple(adapters)
         positions = cache.positions(rows, past)
-        return Step(rows, positions, cache, places, past, adapters, memory, spliced, types, apart or {})
+        return Step(rows, positions, cache, places, past, adapters, memory, spliced, types, apart or {}, taps=taps)
 
     def fact(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once a call. Not for tensors that need gradients: recomputation would see them."""

@@ -2,43 +2,124 @@
 
     y = x Wᵀ + b + s · (x Aᵀ) Bᵀ        A [rank, in], B [out, rank], s = alpha / rank
 
-With rank stabilisation s = alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732). B starts at zero, so nothing changes
-at the start. Several adapters live side by side under their names; the `Step` says which one each row uses.
+With rank stabilisation s = alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732). With DoRA the columns of the sum keep
+their direction and learn their length m (Liu et al., arXiv 2402.09353, eq. 5):  W' = m (W + s B A) / |W + s B A|.
+B starts at zero and m at |W|, so nothing changes at the start.
+
+In PEFT's layout a linear that is fused in the public file has one A for several of ours. Read from there, that A stays
+one parameter and goes out at its rank; trained apart here, the A's stand one below the other and B is block-diagonal,
+at the sum of the ranks.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from groundup.core.errors import UsageError
+from groundup.core.errors import GroundupError, UsageError
+from groundup.core.rules import Entry, Rules
 from groundup.nn.linear import Linear
-from groundup.nn.step import Step
 from groundup.nn.storage import Dense
-from groundup.peft.surgery import Network, linears, match, replace, shared
+from groundup.peft.adapted import Part, parts, put
+from groundup.peft.method import PREFIX, Encode, Method, Net, refuse_settings, shapes, whole_groups
+from groundup.peft.surgery import linears, match, shared, weight_of
+
+MOST_RANK = 4096
+
+# Settings of PEFT's LoRA that are read, and those that must have one of these values since they change the mathematics.
+READ = {
+    "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern",
+    "fan_in_fan_out", "init_lora_weights", "layers_to_transform", "layers_pattern", "exclude_modules", "megatron_core",
+    "loftq_config", "eva_config", "corda_config", "runtime_config", "ensure_weight_tying", "qalora_group_size",
+}  # fmt: skip
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "modules_to_save": (None, []),
+    "lora_bias": (False,),
+    "layer_replication": (None,),
+    "megatron_config": (None,),
+    "trainable_token_indices": (None,),
+    "target_parameters": (None, []),
+    "alora_invocation_tokens": (None,),
+    "use_qalora": (False,),
+    "arrow_config": (None,),
+    "use_bdlora": (None, False),
+}
+
+
+class LowRank(Part):
+    """The trained pair of one linear, and DoRA's lengths. Shapes: a [rank, in], b [out, rank], length [out]."""
+
+    def __init__(self, a: Tensor, b: Tensor, *, scale: float, dropout: float = 0.0, length: Tensor | None = None):
+        super().__init__()
+        self.a: nn.Parameter = a if isinstance(a, nn.Parameter) else nn.Parameter(a)  # a parameter is shared
+        self.b: nn.Parameter = nn.Parameter(b)
+        self.length = None if length is None else nn.Parameter(length)
+        self.scale, self.dropout = scale, dropout
+
+    def after(self, y: Float[Tensor, "T O"], x: Float[Tensor, "T I"], linear: Linear) -> Float[Tensor, "T O"]:
+        """y + s · (x Aᵀ) Bᵀ, into y itself; with lengths, m / |W + s B A| times that, but for the bias."""
+        if self.dropout and self.training:
+            x = F.dropout(x, self.dropout)
+        narrow = F.linear(x, self.a.to(x.dtype))
+        if self.length is None:
+            return y.addmm_(narrow, self.b.to(x.dtype).T, alpha=self.scale)
+        with torch.no_grad():  # the norm is taken as a constant (section 4.3)
+            norm = torch.linalg.vector_norm(linear.weight.dense().float() + self.delta(), dim=1)
+        factor = (self.length / norm).to(x.dtype)
+        bias = None if linear.bias is None else linear.bias.to(x.dtype)
+        y = torch.addmm(y if bias is None else y - bias, narrow, self.b.to(x.dtype).T, alpha=self.scale) * factor
+        return y if bias is None else y + bias
+
+    def delta(self) -> Float[Tensor, "O I"]:
+        """s · B A, what the pair adds to the weight."""
+        return self.scale * (self.b @ self.a)
+
+    def folded(self, linear: Linear) -> Linear:
+        """W + s · B A, rounded once to W's format. A tied weight is untied, since its other place must not change."""
+        dense = linear.weight.dense()
+        with torch.no_grad():
+            exact = dense.double() + self.scale * (self.b.double() @ self.a.double())
+            if self.length is not None:
+                exact *= (self.length.double() / exact.norm(dim=1))[:, None]
+        linear.weight = Dense(exact.to(dense.dtype))
+        return linear
+
+    def extra_repr(self) -> str:
+        return f"rank {len(self.a)}, scale {self.scale:.4g}"
 
 
 @dataclass(frozen=True)
-class LoRA:
-    """Settings of the method.
+class LoRA(Method):
+    """Low-rank adaptation (Hu et al., arXiv 2106.09685)."""
 
-    rank             inner width of the product
-    alpha            strength; the product is multiplied by alpha / rank
-    targets          which linears, by the ends of their canonical names ("attn.q attn.v"), or "all" (but the head)
-    dropout          share of the inputs of A that training drops
-    rank_stabilized  multiply by alpha / sqrt(rank) instead
-    """
+    kind: ClassVar[str] = "lora"
+    peft_type: ClassVar[str] = "LORA"
 
     rank: int = 8
+    """Inner width of the product."""
+
     alpha: float = 16.0
+    """Strength: the product is multiplied by alpha / rank."""
+
     targets: str = "attn.q attn.v"
+    """Which linears, by the ends of their names ("attn.q attn.v"), or all (but the head)."""
+
     dropout: float = 0.0
+    """The share of the input of A that training drops."""
+
     rank_stabilized: bool = False
+    """Multiply by alpha / sqrt(rank) instead (arXiv 2312.03732)."""
+
+    dora: bool = False
+    """Learn the length of every weight's row beside its direction (arXiv 2402.09353)."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -50,135 +131,165 @@ class LoRA:
     def scale(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
+    def add(self, network: Net, name: str, *, seed: int = 0, encode: Encode | None = None) -> Net:
+        network = shared(network)
+        generator = torch.Generator().manual_seed(seed)
+        sizes = shapes(network)
+        for path in match(list(linears(network)), self.targets):
+            out_features, in_features = sizes[path]
+            bound = 1 / math.sqrt(in_features)
+            a = torch.empty(self.rank, in_features).uniform_(-bound, bound, generator=generator)
+            b = torch.zeros(out_features, self.rank)
+            put(network, path, name, LowRank(a, b, scale=self.scale, dropout=self.dropout))
+            if self.dora:
+                _with_length(network, path, name)
+        return network
 
-class LowRank(nn.Module):
-    """The trained pair of one linear. Shapes: a [rank, in], b [out, rank]."""
+    def described(self, network: nn.Module, name: str) -> str:
+        count = sum(p.numel() for p in self.trained(network, name).values())
+        what = "DoRA" if self.dora else "LoRA"
+        return f"{what} rank {self.rank} on {len(parts(network, name))} linears: {count:,} trained numbers"
 
-    def __init__(self, a: Tensor, b: Tensor, *, scale: float, dropout: float = 0.0):
-        super().__init__()
-        self.a: nn.Parameter = a if isinstance(a, nn.Parameter) else nn.Parameter(a)  # a parameter is shared
-        self.b: nn.Parameter = nn.Parameter(b)
-        self.scale, self.dropout = scale, dropout
+    def written(self, network: nn.Module, name: str, rules: Rules) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        held, sizes = lowranks(network, name), shapes(network)
+        plan = rules.modules(whole_groups(rules, list(held), sizes))
+        if plan.unused:
+            raise UsageError(f"PEFT's layout has no place for an adapter on {', '.join(plan.unused[:4])}")
+        out: dict[str, Tensor] = {}
+        ranks: dict[str, int] = {}
+        alphas: dict[str, float] = {}
+        for entry in plan.entries:
+            (module,) = entry.sources
+            a, b, scale = _joined(entry, held, sizes)
+            out[f"{PREFIX}{module}.lora_A.weight"], out[f"{PREFIX}{module}.lora_B.weight"] = a, b
+            if self.dora:
+                lengths = [_length(held.get(t), sizes[t], t) for t in entry.targets]
+                (length,) = entry.inverse([each[:, None] for each in lengths])
+                out[f"{PREFIX}{module}.lora_magnitude_vector"] = length[:, 0].float().contiguous()
+            if len(a) != self.rank:
+                ranks[module] = len(a)
+            alpha = scale * (math.sqrt(len(a)) if self.rank_stabilized else len(a))
+            if not math.isclose(alpha, self.alpha, rel_tol=1e-6):
+                alphas[module] = alpha
+        config = {
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "use_rslora": self.rank_stabilized,
+            "use_dora": self.dora,
+            "bias": "none",
+            "init_lora_weights": True,
+            "modules_to_save": None,
+            "fan_in_fan_out": False,
+            "target_modules": sorted(m for e in plan.entries for m in e.sources),
+            "rank_pattern": ranks,
+            "alpha_pattern": alphas,
+        }
+        return config, out
 
-    def add_to(self, y: Float[Tensor, "T O"], x: Float[Tensor, "T I"]) -> Float[Tensor, "T O"]:
-        """y + s · (x Aᵀ) Bᵀ, into y itself."""
-        if self.dropout and self.training:
-            x = F.dropout(x, self.dropout)
-        narrow = F.linear(x, self.a.to(x.dtype))
-        return y.addmm_(narrow, self.b.to(x.dtype).T, alpha=self.scale)
-
-    def delta(self) -> Float[Tensor, "O I"]:
-        """s · B A, what the pair adds to the weight."""
-        return self.scale * (self.b @ self.a)
-
-    def extra_repr(self) -> str:
-        return f"rank {len(self.a)}, scale {self.scale:.4g}"
-
-
-class Adapted(nn.Module):
-    """A linear with the pairs of one or more adapters. Shapes: x [T, in] -> [T, out]."""
-
-    def __init__(self, base: Linear):
-        super().__init__()
-        self.base = base
-        self.pairs = nn.ModuleDict()
-
-    def forward(self, x: Float[Tensor, "T I"], step: Step) -> Float[Tensor, "T O"]:
-        y = self.base(x, step)
-        used = step.adapters
-        if used is None:
-            return y
-        if isinstance(used, str):
-            pair = self.pair(used)
-            return y if pair is None else pair.add_to(y, x)
-        for name, index in step.by_adapter().items():
-            pair = self.pair(name)
-            if pair is not None:
-                y = y.index_add(0, index, pair.add_to(torch.zeros_like(y[index]), x[index]))
-        return y
-
-    def pair(self, name: str) -> LowRank | None:
-        """The pair of this adapter, None where it does not touch this linear."""
-        if name not in self.pairs:
-            return None
-        found = self.pairs[name]
-        assert isinstance(found, LowRank)
-        return found
-
-
-def add_lora(network: Network, method: LoRA, name: str, *, seed: int = 0) -> Network:
-    """A copy of the network, sharing every weight, with a fresh adapter `name` on the targets.
-
-    Raises UsageError when a target matches nothing or the name is taken.
-    """
-    network = shared(network)
-    generator = torch.Generator().manual_seed(seed)
-    for path in match(list(linears(network)), method.targets):
-        holder = _holder(network, path, name)
-        out_features, in_features = holder.base.weight.shape
-        bound = 1 / math.sqrt(in_features)
-        a = torch.empty(method.rank, in_features).uniform_(-bound, bound, generator=generator)
-        pair = LowRank(a, torch.zeros(out_features, method.rank), scale=method.scale, dropout=method.dropout)
-        holder.pairs[name] = pair.to(next(holder.base.parameters()).device)
-    return network
+    @classmethod
+    def read(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], network: nn.Module, name: str, rules: Rules
+    ) -> LoRA:
+        for key in ("r", "lora_alpha"):
+            if not isinstance(config.get(key), int | float) or config[key] <= 0:
+                raise UsageError(f"adapter_config.json says {key} = {config.get(key)!r}")
+        refuse_settings(config, READ, NEUTRAL)
+        waiting, known = set(tensors), shapes(network)
+        for key in sorted(n for n in tensors if n.endswith(".lora_A.weight")):
+            other = key.replace(".lora_A.", ".lora_B.")
+            module = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+            entry = rules.module(module)
+            if other not in waiting or entry is None:
+                raise GroundupError(f"{key} has {'no lora_B' if entry else 'no place in this model'}")
+            waiting -= {key, other}
+            a, b = tensors[key], tensors[other]
+            rank = _pattern(config, "rank_pattern", module, config["r"])
+            alpha = _pattern(config, "alpha_pattern", module, config["lora_alpha"])
+            if len(a) != rank or b.shape[1] != rank or rank > MOST_RANK:
+                raise GroundupError(f"{module} has rank {len(a)}, its settings say {rank}")
+            lengths: list[Tensor | None] = [None] * len(entry.targets)
+            if config.get("use_dora"):
+                length = f"{PREFIX}{module}.lora_magnitude_vector"
+                length = length if length in waiting else f"{length}.weight"
+                if length not in waiting:
+                    raise GroundupError(f"{module} has no lora_magnitude_vector, and its settings say use_dora")
+                waiting.remove(length)
+                lengths = [t[:, 0] for t in entry.forward([tensors[length].flatten()[:, None]])]
+            scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+            one = nn.Parameter(a, requires_grad=False)
+            for target, part, length_of in zip(entry.targets, entry.forward([b]), lengths, strict=True):
+                if target not in known:
+                    raise GroundupError(f"{module} is {target} here, and this model has no such linear")
+                wanted = known[target]
+                if (part.shape[0], a.shape[1]) != wanted:
+                    raise GroundupError(
+                        f"{module} is for a linear of {part.shape[0]}x{a.shape[1]}, this model's is "
+                        f"{wanted[0]}x{wanted[1]}: the adapter belongs to another base"
+                    )
+                pair = LowRank(
+                    one, part.clone(), scale=scale, dropout=config.get("lora_dropout", 0.0), length=length_of
+                )
+                put(network, target, name, pair.requires_grad_(False))
+        if waiting:
+            raise GroundupError(f"{len(waiting)} tensors have no place: {', '.join(sorted(waiting)[:4])}")
+        return cls(
+            rank=int(config["r"]),
+            alpha=float(config["lora_alpha"]),
+            targets=" ".join(parts(network, name)),
+            dropout=float(config.get("lora_dropout", 0.0)),
+            rank_stabilized=bool(config.get("use_rslora", False)),
+            dora=bool(config.get("use_dora", False)),
+        )
 
 
-def put_pair(network: nn.Module, path: str, name: str, pair: LowRank) -> None:
-    """Put a pair that was read from a file on the linear `path` of this very network."""
-    _holder(network, path, name).pairs[name] = pair
-
-
-def _holder(network: nn.Module, path: str, name: str) -> Adapted:
-    try:
-        found = network.get_submodule(path)
-    except AttributeError:
-        raise UsageError(f"adapter {name}: this model has no linear {path}") from None
-    if isinstance(found, Adapted):
-        if name in found.pairs:
-            raise UsageError(f"an adapter {name!r} is on {path} already; give the new one another name")
-        return found
-    assert isinstance(found, Linear)
-    holder = Adapted(found)
-    replace(network, path, holder)
-    return holder
-
-
-def pairs(network: nn.Module, name: str) -> dict[str, LowRank]:
+def lowranks(network: nn.Module, name: str) -> dict[str, LowRank]:
     """The pairs of one adapter by the canonical names of their linears."""
-    found: dict[str, LowRank] = {}
-    for path, part in network.named_modules():
-        if isinstance(part, Adapted) and (pair := part.pair(name)) is not None:
-            found[path] = pair
-    return found
+    return {path: part for path, part in parts(network, name).items() if isinstance(part, LowRank)}
 
 
-def trained(network: nn.Module, name: str) -> dict[str, nn.Parameter]:
-    """What training moves, each parameter once: `blocks.0.attn.q.a` ..."""
-    found: dict[str, nn.Parameter] = {}
-    seen: set[int] = set()
-    for path, pair in pairs(network, name).items():
-        for last, parameter in (("a", pair.a), ("b", pair.b)):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                found[f"{path}.{last}"] = parameter
-    return found
+def _with_length(network: nn.Module, path: str, name: str) -> None:
+    """Let the lengths of a fresh pair be those of the weight's rows."""
+    dense = weight_of(linears(network)[path]).dense()
+    lowranks(network, name)[path].length = nn.Parameter(torch.linalg.vector_norm(dense.float(), dim=1).detach())
 
 
-def merged(network: Network, name: str) -> Network:
-    """A copy with the adapter added to the weights and no wrappers left: W + s · B A, rounded once to W's format.
+def _length(pair: LowRank | None, size: tuple[int, int], path: str) -> Tensor:
+    if pair is None or pair.length is None:
+        raise UsageError(f"PEFT's layout keeps DoRA's lengths of whole linears: put it on {path} too")
+    return pair.length.detach()
 
-    A tied weight that is adapted in one of its places is untied first, since the other place must not change.
-    """
-    network = shared(network)
-    for path, part in list(network.named_modules()):
-        if isinstance(part, Adapted):
-            linear = Linear(1, 1, bias=False)
-            linear.weight, linear.bias = part.base.weight, part.base.bias
-            pair = part.pair(name)
-            if pair is not None:
-                dense = part.base.weight.dense()
-                with torch.no_grad():
-                    exact = dense.double() + pair.scale * (pair.b.double() @ pair.a.double())
-                linear.weight = Dense(exact.to(dense.dtype))
-            replace(network, path, linear)
-    return network
+
+def _joined(
+    entry: Entry, held: Mapping[str, LowRank], sizes: Mapping[str, tuple[int, int]]
+) -> tuple[Tensor, Tensor, float]:
+    """A, B and the scale of one public module."""
+    members = [held.get(t) for t in entry.targets]
+    present = [m for m in members if m is not None]
+    scale = present[0].scale
+    if any(not math.isclose(m.scale, scale) for m in present):
+        raise UsageError(f"{entry.sources[0]}: its parts have adapters of different strength, PEFT's layout holds one")
+    one = all(m.a is present[0].a for m in present) and len(present) == len(members)
+    if one:
+        a = present[0].a.detach()
+        blocks = [m.b.detach() for m in present]
+    else:
+        a = torch.cat([m.a.detach() for m in present])
+        blocks, before = [], 0
+        for member, target in zip(members, entry.targets, strict=True):
+            wide = a.new_zeros(sizes[target][0], len(a))
+            if member is not None:
+                rank = len(member.a)
+                wide[:, before : before + rank] = member.b.detach()
+                before += rank
+            blocks.append(wide)
+    (b,) = entry.inverse(blocks)
+    return a.float().contiguous(), b.float().contiguous(), scale
+
+
+def _pattern(config: Mapping[str, Any], key: str, module: str, default: float) -> Any:
+    """A module's own rank or strength, as PEFT finds it: a key that equals the name or its end."""
+    for pattern, value in (config.get(key) or {}).items():
+        if module == pattern or module.endswith("." + pattern):
+            return value
+    return default

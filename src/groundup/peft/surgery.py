@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
@@ -11,11 +11,13 @@ from torch import nn
 
 from groundup.core.errors import UsageError
 from groundup.nn.linear import Embedding, Linear
+from groundup.nn.stack import Stack
 from groundup.nn.storage import Dense
 
 Network = TypeVar("Network", bound=nn.Module)
 
 BASE = ".base"  # where a wrapper keeps what it wraps; no canonical name has it
+RESERVED = frozenset({"parts", "adapters"})  # where adapters keep what they add; no canonical name has them either
 
 
 def shared(network: Network) -> Network:
@@ -24,14 +26,27 @@ def shared(network: Network) -> Network:
     return copy.deepcopy(network, memo)
 
 
+def with_copies(network: Network, trained: Mapping[str, nn.Parameter]) -> tuple[Network, dict[str, nn.Parameter]]:
+    """A copy that shares all but `trained`, and its own parameters under their names, ready for gradients."""
+    memo: dict[int, object] = {id(t): t for t in [*network.parameters(), *network.buffers()]}
+    fresh = {name: nn.Parameter(p.detach().float().clone()) for name, p in trained.items()}
+    memo |= {id(p): fresh[name] for name, p in trained.items()}
+    return copy.deepcopy(network, memo), fresh
+
+
 def in_format(network: Network, dtype: torch.dtype) -> Network:
-    """A copy whose frozen numbers are kept as `dtype`; what is trained stays as it is and is shared."""
+    """A copy whose frozen numbers and activations are `dtype`; what is trained stays as it is and is shared."""
     frozen = [p for p in network.parameters() if not p.requires_grad and p.is_floating_point()]
-    if all(p.dtype == dtype for p in frozen):
+    stacks = [m for m in network.modules() if isinstance(m, Stack)]
+    if all(p.dtype == dtype for p in frozen) and all(s.format in (None, dtype) for s in stacks):
         return network
     memo: dict[int, object] = {id(t): t for t in [*network.parameters(), *network.buffers()]}
     memo |= {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in frozen}
-    return copy.deepcopy(network, memo)
+    made = copy.deepcopy(network, memo)
+    for part in made.modules():
+        if isinstance(part, Stack):
+            part.format = dtype
+    return made
 
 
 def canonical(path: str) -> str:
@@ -95,7 +110,7 @@ def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
                 found[f"{name}.weight"] = part.weight.dense()
             if isinstance(part, Linear) and part.bias is not None:
                 found[f"{name}.bias"] = part.bias
-        elif not isinstance(part, Dense):
+        elif not isinstance(part, Dense) and RESERVED.isdisjoint(path.split(".")):
             for last, parameter in part.named_parameters(recurse=False):
                 found[f"{name}.{last}" if name else last] = parameter
     return found

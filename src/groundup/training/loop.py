@@ -10,6 +10,7 @@ state-*/      what a killed run goes on from, to the bit
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from groundup.core.errors import GroundupError
+from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import atomic_write
 from groundup.core.machine import peak_memory
 from groundup.core.plots import loss_curve
 from groundup.data.batches import Batches, Place
-from groundup.inputs.tokenizer import Encoded
-from groundup.nn.stack import Decoder
+from groundup.nn.stack import Stack
 from groundup.training import state
-from groundup.training.objective import causal_loss
+from groundup.training.lomo import Lomo
+from groundup.training.objective import CAUSAL, Objective
 from groundup.training.settings import Settings
 
 KeepAdapter = Callable[[Path], None]
@@ -67,12 +68,13 @@ class Trainer:
 
     def __init__(
         self,
-        network: Decoder,
+        network: nn.Module,
         trained: dict[str, nn.Parameter],
-        rows: Sequence[Encoded],
-        validation: Sequence[Encoded],
+        rows: Sequence[Any],
+        validation: Sequence[Any],
         settings: Settings,
         *,
+        objective: Objective = CAUSAL,
         out: Path,
         adapter: str | None,
         keep: KeepAdapter,
@@ -84,14 +86,13 @@ class Trainer:
         self.rows, self.validation = rows, validation
         self.out, self.adapter, self.keep, self.device = out, adapter, keep, device
         self.tell, self.say = tell, say
-        network.recompute = settings.checkpointing
-        self.optimizer = torch.optim.AdamW(
-            list(trained.values()),
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.objective = objective
+        for part in network.modules():
+            if isinstance(part, Stack):
+                part.recompute = settings.checkpointing
+        assert settings.steps is not None and settings.learning_rate is not None
+        self.steps, self.every = settings.steps, settings.validate_every or settings.steps
+        self.optimizer = self._optimizer()
         self.batches = Batches([len(r.ids) for r in rows], rows_per_batch=settings.batch, seed=settings.seed)
         self.facts: dict[str, Any] = {
             "step": 0,
@@ -106,25 +107,40 @@ class Trainer:
             "seconds": 0.0,
         }
 
+    def _optimizer(self) -> torch.optim.Optimizer | Lomo:
+        settings = self.settings
+        assert settings.learning_rate is not None
+        if settings.optimizer == "lomo":
+            if settings.accumulate > 1 or settings.weight_decay:
+                raise UsageError("lomo steps within each backward pass: it takes no --accumulate and no --weight-decay")
+            return Lomo(self.trained.values(), clip=settings.clip)
+        return torch.optim.AdamW(
+            list(self.trained.values()),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
     # --- one update ---------------------------------------------------------------------------------------------------
 
-    def update(self, groups: list[list[Encoded]], rate: float) -> float:
+    def update(self, groups: list[list[Any]], rate: float) -> float:
         """One update from the mean loss over all trained tokens of these groups of rows; gives that loss.
 
         Groups are weighted by their trained tokens, so that accumulating equals one big batch.
         """
-        count = sum(sum(r.trained[1:]) for group in groups for r in group)
         self.network.train()
-        total = 0.0
+        total, count = 0.0, sum(self.objective.count(r) for group in groups for r in group)
+        if isinstance(self.optimizer, Lomo):
+            (group,) = groups
+            total = count * self.optimizer.step(lambda: self._loss(group) / count, rate)
+            self._must_be_number(total)
+            return total / count
         for group in groups:
-            loss, _ = causal_loss(self.network, group, adapter=self.adapter, device=self.device)
+            loss = self._loss(group)
             (loss / count).backward()
             total += float(loss.detach())
-        if not total == total or total in (float("inf"), float("-inf")):
-            raise GroundupError(
-                f"the loss is {total} at step {self.facts['step'] + 1}: lower the learning rate "
-                f"({self.settings.learning_rate:g}), or look for odd rows with `groundup data check`"
-            )
+        self._must_be_number(total)
         if self.settings.clip:
             nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.clip)
         for group_of in self.optimizer.param_groups:
@@ -132,6 +148,16 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total / count
+
+    def _loss(self, group: list[Any]) -> Tensor:
+        return self.objective.loss(self.network, group, adapter=self.adapter, device=self.device)[0]
+
+    def _must_be_number(self, total: float) -> None:
+        if not math.isfinite(total):
+            raise GroundupError(
+                f"the loss is {total} at step {self.facts['step'] + 1}: lower the learning rate "
+                f"({self.settings.learning_rate:g}), or look for odd rows with `groundup data check`"
+            )
 
     def validate(self) -> float:
         """Mean loss over the trained tokens of the validation rows."""
@@ -141,7 +167,7 @@ class Trainer:
         with torch.no_grad():
             for i in range(0, len(order), self.settings.batch):
                 group = [self.validation[j] for j in order[i : i + self.settings.batch]]
-                loss, n = causal_loss(self.network, group, adapter=self.adapter, device=self.device)
+                loss, n = self.objective.loss(self.network, group, adapter=self.adapter, device=self.device)
                 total, count = total + float(loss), count + n
         return total / count
 
@@ -150,13 +176,17 @@ class Trainer:
     def seconds_a_step(self) -> float:
         """How long an update takes here: two forward and backward passes whose gradients are thrown away."""
         groups = self._groups(Place(0, 0))
+        self.network.train()
         spent = []
         for _ in range(2):
             group = next(groups)[0]
             start = time.perf_counter()
             for rows in group:
-                loss, _ = causal_loss(self.network.train(), rows, adapter=self.adapter, device=self.device)
-                loss.backward()
+                loss = self._loss(rows)
+                if isinstance(self.optimizer, Lomo):
+                    self.optimizer.measure(loss)
+                else:
+                    loss.backward()
             spent.append((time.perf_counter() - start) / sum(len(r.ids) for rows in group for r in rows))
             self.optimizer.zero_grad(set_to_none=True)
         mean = sum(len(r.ids) for r in self.rows) / len(self.rows)
@@ -170,7 +200,7 @@ class Trainer:
         groups = self._groups(Place(*self.facts["place"]))
         settings = self.settings
         with _stoppable() as stop:
-            while self.facts["step"] < settings.steps:
+            while self.facts["step"] < self.steps:
                 group, place = next(groups)
                 step = self.facts["step"]
                 start = time.perf_counter()
@@ -179,15 +209,15 @@ class Trainer:
                 tokens = sum(len(r.ids) for rows in group for r in rows)
                 self.facts["step"], self.facts["place"] = step + 1, list(place)
                 self.facts["tokens"] += tokens
-                self.facts["trained_tokens"] += sum(sum(r.trained) for rows in group for r in rows)
+                self.facts["trained_tokens"] += sum(self.objective.count(r) for rows in group for r in rows)
                 self.facts["rows"] += sum(map(len, group))
                 self.facts["first_loss"] = loss if self.facts["first_loss"] is None else self.facts["first_loss"]
                 self.facts["seconds"] = time.monotonic() - began
                 speed = tokens / (time.perf_counter() - start)
                 self._log({"step": step + 1, "loss": loss, "lr": rate, "tokens_per_second": round(speed, 1)})
                 self._told(loss, rate, speed)
-                last = step + 1 == settings.steps
-                if last or (step + 1) % settings.validate_every == 0:
+                last = step + 1 == self.steps
+                if last or (step + 1) % self.every == 0:
                     self._validated()
                 if last or stop() or time.monotonic() - saved >= settings.save_every:
                     self.facts["seconds"] = time.monotonic() - began
@@ -197,9 +227,9 @@ class Trainer:
                     raise KeyboardInterrupt
         return self._finish()
 
-    def _groups(self, place: Place) -> Iterator[tuple[list[list[Encoded]], Place]]:
+    def _groups(self, place: Place) -> Iterator[tuple[list[list[Any]], Place]]:
         """The groups of rows of each update, and the place after them."""
-        group: list[list[Encoded]] = []
+        group: list[list[Any]] = []
         for batch in self.batches.after(place):
             group.append([self.rows[i] for i in batch.rows])
             if len(group) == self.settings.accumulate:
@@ -264,9 +294,7 @@ class Trainer:
     def _told(self, loss: float, rate: float, speed: float) -> None:
         if self.tell is not None:
             memory = float(peak_memory())
-            self.tell(
-                self.facts["step"], self.settings.steps, loss=loss, lr=rate, tokens_per_second=speed, peak_memory=memory
-            )
+            self.tell(self.facts["step"], self.steps, loss=loss, lr=rate, tokens_per_second=speed, peak_memory=memory)
 
     def _draw(self) -> None:
         lines = [json.loads(line) for line in (self.out / "log.jsonl").read_text().splitlines()]

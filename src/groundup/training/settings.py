@@ -1,78 +1,125 @@
-"""The settings of a run, and the learning rate that follows from them."""
+"""The settings of a run, and the learning rate that follows from them.
+
+The fields are the flags of `groundup finetune`; the text below each is its help.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 from groundup.core.errors import UsageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to train. All are plain numbers: what the clock or a measurement chose has been turned into them.
+    """How to train. What the clock or a measurement chooses is turned into plain numbers (`--steps`, `--precision`)
+    before the run begins, printed, and kept in run.json."""
 
-    steps           updates of the weights
-    learning_rate   the highest, reached after `warmup` (a share of the steps)
-    schedule        how it falls: cosine, linear (both to zero) or constant
-    batch           rows a forward pass; `accumulate` of them make one update, weighted by their trained tokens
-    clip            longest gradient (2-norm); 0 leaves it
-    precision       number format of frozen weights and activations; trained weights stay float32
-    validate_every  steps between two validations
-    save_every      seconds between two saves of the whole state
-    """
+    steps: int | None = None
+    """Train for so many updates. Without steps, epochs and minutes: one epoch."""
 
-    steps: int
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
+    epochs: float | None = None
+    """Train so often over all rows."""
+
+    minutes: float | None = None
+    """Train for so long; the schedule fits it."""
+
+    learning_rate: float | None = None
+    """The highest learning rate; left out, what the method usually needs."""
+
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls: cosine and linear go to zero."""
+
     warmup: float = 0.05
+    """The share of the updates in which the learning rate rises."""
+
+    label_smoothing: float = 0.0
+    """The share of a target that is spread evenly over the vocabulary, in training."""
+
+    optimizer: Literal["adamw", "lomo"] = "adamw"
+    """adamw; or lomo: plain steps within the backward pass, which keep neither gradients nor moments."""
+
     batch: int = 16
+    """Rows a forward pass."""
+
     accumulate: int = 1
+    """Collect the gradients of so many batches for one update, weighted by their trained tokens."""
+
     clip: float = 1.0
+    """The longest gradient (2-norm); 0 leaves it as it is."""
+
     weight_decay: float = 0.0
+    """AdamW's weight decay."""
+
     beta1: float = 0.9
+    """AdamW's memory of gradients."""
+
     beta2: float = 0.999
-    precision: str = "float32"
+    """AdamW's memory of their squares."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of frozen weights and activations; trained weights stay float32. auto measures what is faster."""
+
     checkpointing: bool = False
-    seed: int = 0
-    validate_every: int = 50
+    """Compute activations anew in the backward pass: less memory, more time."""
+
+    validate_every: int | None = None
+    """Updates between two validations; left out, a quarter of all."""
+
     save_every: float = 60.0
+    """Seconds between two saves of the whole state."""
+
+    seed: int = 0
+    """The same seed and flags give the same bits."""
 
     def __post_init__(self) -> None:
-        whole = {"steps": self.steps, "batch": self.batch, "accumulate": self.accumulate}
-        for name, value in {**whole, "validate_every": self.validate_every}.items():
-            if value < 1:
+        if sum(x is not None for x in (self.steps, self.epochs, self.minutes)) > 1:
+            raise UsageError("give one of steps, epochs and minutes")
+        for name in ("steps", "batch", "accumulate", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}: give at least 1")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise UsageError(f"learning_rate is {self.learning_rate}: give a number above 0, such as 1e-3")
+        for name in ("epochs", "minutes", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"{name} is {value:g}: give a number above 0")
         if self.schedule not in ("cosine", "linear", "constant"):
             raise UsageError(f"schedule {self.schedule!r}: there are cosine, linear and constant")
+        if self.optimizer not in ("adamw", "lomo"):
+            raise UsageError(f"optimizer {self.optimizer!r}: there are adamw and lomo")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup is {self.warmup}: give the share of the steps, from 0 to below 1")
-        if self.precision not in ("float32", "bfloat16"):
-            raise UsageError(f"precision {self.precision!r}: there are float32 and bfloat16")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise UsageError(f"precision {self.precision!r}: there are auto, float32 and bfloat16")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"label_smoothing is {self.label_smoothing:g}: give a share from 0 to below 1")
         if self.clip < 0 or self.weight_decay < 0:
             raise UsageError("clip and weight_decay cannot be negative")
 
+    @staticmethod
+    def named(given: dict[str, object]) -> Settings:
+        """Settings from keyword arguments. UsageError for a name that is none."""
+        known = [f.name for f in fields(Settings)]
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise UsageError(f"no such setting: {', '.join(unknown)}; there are {', '.join(known)}")
+        return Settings(**given)  # type: ignore[arg-type]
+
     def flags(self) -> str:
         """The settings as flags of `groundup finetune`: with them, a run repeats to the bit."""
-        names = [
-            "steps",
-            "learning_rate",
-            "schedule",
-            "warmup",
-            "batch",
-            "accumulate",
-            "clip",
-            "weight_decay",
-            "precision",
-            "seed",
+        quiet = {"beta1", "beta2", "save_every", "validate_every"}
+        said = [
+            f"--{f.name.replace('_', '-')} {getattr(self, f.name)}"
+            for f in fields(self)
+            if f.name not in quiet and not isinstance(f.default, bool) and getattr(self, f.name) is not None
         ]
-        plain = " ".join(f"--{name.replace('_', '-')} {getattr(self, name)}" for name in names)
-        return plain + (" --checkpointing" if self.checkpointing else "")
+        return " ".join(said) + (" --checkpointing" if self.checkpointing else "")
 
     def rate(self, step: int) -> float:
         """The learning rate of update `step` (the first is 0)."""
+        assert self.steps is not None and self.learning_rate is not None
         warm = math.ceil(self.warmup * self.steps)
         if step < warm:
             return self.learning_rate * (step + 1) / warm

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from groundup.checkpoints.safetensors import open_safetensors, write_safetensors
 from groundup.core.errors import GroundupError
 from groundup.core.files import atomic_folder, read_json, sha256, write_json
+from groundup.training.lomo import Lomo
 
 KEPT = 2
 
@@ -33,7 +34,7 @@ class State:
     facts: dict[str, Any]
 
 
-def capture(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def capture(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer | Lomo) -> dict[str, Tensor]:
     """Weights, moments and random state as named tensors."""
     found: dict[str, Tensor] = {"random": torch.get_rng_state()}
     for name, parameter in trained.items():
@@ -43,7 +44,9 @@ def capture(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimize
     return found
 
 
-def restore(found: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    found: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer | Lomo
+) -> None:
     """Put a captured state back, to the bit. Raises GroundupError when it is of another set of weights."""
     wanted = {f"weight/{name}" for name in trained}
     held = {name for name in found if name.startswith("weight/")}

@@ -1,0 +1,106 @@
+"""A linear (or a norm) with what adapters add to it, each under its name; the `Step` says which one each row uses.
+
+    x ── before ── base ── after ── y       a method that changes a linear is one `Part`: what it does to the linear's
+                                            input, and what to its output
+
+Wrapping and unwrapping are surgery on a copy that shares every weight (`surgery.shared`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from groundup.core.errors import UsageError
+from groundup.nn.linear import Linear
+from groundup.nn.step import Step
+from groundup.peft.surgery import replace
+
+
+class Part(nn.Module):
+    """What one adapter does to one linear. Shapes: x [T, in], y [T, out]."""
+
+    def before(self, x: Float[Tensor, "T I"]) -> Float[Tensor, "T I"]:
+        """The linear's input."""
+        return x
+
+    def after(self, y: Float[Tensor, "T O"], x: Float[Tensor, "T I"], linear: Linear) -> Float[Tensor, "T O"]:
+        """The linear's output; y is fresh and may be changed in place, x is what `before` was given."""
+        return y
+
+    def folded(self, linear: Linear) -> Linear:
+        """A linear that does the same alone. Raises UsageError where there is none."""
+        raise UsageError("this method cannot be merged into the weights: keep its adapter beside the model")
+
+
+class Adapted(nn.Module):
+    """A linear with the parts of one or more adapters. Shapes: x [T, in] -> [T, out]."""
+
+    def __init__(self, base: Any):
+        super().__init__()
+        self.base = base
+        self.parts = nn.ModuleDict()
+
+    def forward(self, x: Float[Tensor, "T I"], step: Step) -> Float[Tensor, "T O"]:
+        used = step.adapters
+        if used is None:
+            return self.base(x, step)
+        if isinstance(used, str):
+            part = self.part(used)
+            return self.base(x, step) if part is None else part.after(self.base(part.before(x), step), x, self.base)
+        groups = [(part, at) for name, at in step.by_adapter().items() if (part := self.part(name)) is not None]
+        given = x
+        for part, at in groups:
+            rows = x[at]
+            changed = part.before(rows)
+            if changed is not rows:
+                given = given.index_copy(0, at, changed)
+        y = self.base(given, step)
+        for part, at in groups:
+            y = y.index_copy(0, at, part.after(y[at], x[at], self.base))
+        return y
+
+    def part(self, name: str) -> Part | None:
+        """The part of this adapter, None where it does not touch this linear."""
+        return cast(Part, self.parts[name]) if name in self.parts else None
+
+
+def put(network: nn.Module, path: str, name: str, part: Part) -> None:
+    """Put a part on the linear `path` (a canonical name) of this very network, under the adapter's name."""
+    try:
+        found = network.get_submodule(path)
+    except AttributeError:
+        raise UsageError(f"adapter {name}: this model has no linear {path}") from None
+    if not isinstance(found, Adapted):
+        found = Adapted(found)
+        replace(network, path, found)
+    if name in found.parts:
+        raise UsageError(f"an adapter {name!r} is on {path} already; give the new one another name")
+    found.parts[name] = part.to(next(found.base.parameters()).device)
+
+
+def parts(network: nn.Module, name: str) -> dict[str, Part]:
+    """The parts of one adapter by the canonical names of their linears."""
+    found: dict[str, Part] = {}
+    for path, holder in network.named_modules():
+        if isinstance(holder, Adapted) and (part := holder.part(name)) is not None:
+            found[path] = part
+    return found
+
+
+def unwrapped(network: nn.Module, names: Sequence[str] = ()) -> None:
+    """Take every wrapper of this very network away; the parts of the adapters `names` are folded into the weights."""
+    for path, holder in list(network.named_modules()):
+        if not isinstance(holder, Adapted):
+            continue
+        base = copy.copy(holder.base)
+        base._parameters, base._modules = dict(base._parameters), dict(base._modules)
+        for name in names:
+            part = holder.part(name)
+            if part is not None:
+                base = part.folded(base)
+        replace(network, path, base)

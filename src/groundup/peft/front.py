@@ -1,0 +1,140 @@
+"""What an adapter puts before a row: vectors in place of tokens, keys that the cache begins with, or keys beside.
+
+    ids                 v v v t t t t        v: vectors of a soft prompt (the embedding seam)
+    keys in attention   p p k k k k k        p: a prefix of keys and values at every layer (the prefix seam, `joined`)
+    beside              a a                  a: keys with a softmax of their own (the prefix seam, `apart`)
+
+`lay` builds the call for any rows: whoever runs a network with adapters asks it, so that training, answering and
+scoring put the same things in the same places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from groundup.nn.step import Apart, Cache, Memory, Spliced, Step
+
+Keys = Mapping[str, tuple[Float[Tensor, "P Hkv Dh"], Float[Tensor, "P Hkv Dh"]]]
+
+
+class Front(nn.Module):
+    """What one adapter puts before the rows that use it; a method overrides what it needs.
+
+    tokens  places that it takes at the beginning of a row
+    """
+
+    tokens: int = 0
+
+    def vectors(self) -> Float[Tensor, "P D"] | None:
+        """Stand-ins for the embeddings of P tokens."""
+        return None
+
+    def keys(self) -> Keys:
+        """Keys and values by the attention's path, which the row's cache begins with."""
+        return {}
+
+    def beside(self, network: nn.Module) -> Mapping[str, Apart]:
+        """Keys and values by path that are attended apart."""
+        return {}
+
+
+def fronts(network: nn.Module) -> dict[str, Front]:
+    """The fronts on a network, by the names of their adapters."""
+    held = getattr(network, "adapters", None)
+    return {} if held is None else {name: cast(Front, front) for name, front in held.items()}
+
+
+def put_front(network: nn.Module, name: str, front: Front) -> None:
+    """Put a front on this very network."""
+    if not hasattr(network, "adapters"):
+        network.adapters = nn.ModuleDict()
+    held = cast(nn.ModuleDict, network.adapters)
+    held[name] = front.to(next(network.parameters()).device)
+
+
+def length(network: nn.Module, adapters: str | None | Sequence[str | None]) -> int:
+    """The most places that these adapters take before a row."""
+    held = fronts(network)
+    if not held:
+        return 0
+    names = [adapters] if adapters is None or isinstance(adapters, str) else adapters
+    return max((held[n].tokens for n in names if n is not None and n in held), default=0)
+
+
+def lay(
+    network: nn.Module,
+    rows: Sequence[Sequence[int]],
+    cache: Cache,
+    *,
+    slots: Sequence[int] | None = None,
+    adapters: str | None | Sequence[str | None] = None,
+    memory: Memory | None = None,
+    half: Literal["whole", "encoder", "decoder"] = "whole",
+    device: torch.device | str = "cpu",
+) -> tuple[Int[Tensor, " T"], Step, list[int]]:
+    """The ids of all rows end to end, their `Step`, and where each row's own tokens begin in the ids.
+
+    half: of an encoder-decoder, the encoder takes vectors and the decoder keys. Rows that hold keys already go on as
+    they are: a front stands at a row's beginning alone.
+    """
+    held = fronts(network)
+    if not held:
+        ids = torch.tensor([i for row in rows for i in row], device=device)
+        step = Step.of([len(r) for r in rows], cache, slots=slots, adapters=adapters, memory=memory, device=device)
+        return ids, step, list(step.rows.starts[:-1])
+    places = tuple(range(len(rows))) if slots is None else tuple(slots)
+    names = [adapters] * len(rows) if adapters is None or isinstance(adapters, str) else list(adapters)
+    begins = cache.begins(places)
+    used = [None if n is None else held.get(n) for n in names]
+    if half != "encoder":
+        for front in {id(f): f for f in used if f is not None}.values():
+            at = [s for s, f, new in zip(places, used, begins, strict=True) if f is front and new]
+            if at:
+                for path, (k, v) in front.keys().items():
+                    cache.start(path, at, k, v)
+    flat: list[int] = []
+    own: list[int] = []
+    lengths: list[int] = []
+    where: list[int] = []
+    put: list[Tensor] = []
+    for row, mine, new in zip(rows, used, begins, strict=True):
+        vectors = mine.vectors() if mine is not None and new and half != "decoder" else None
+        before = 0 if vectors is None else len(vectors)
+        if vectors is not None:
+            where += range(len(flat), len(flat) + before)
+            put.append(vectors)
+        own.append(len(flat) + before)
+        flat += [0] * before + list(row)
+        lengths.append(before + len(row))
+    step = Step.of(lengths, cache, slots=slots, adapters=adapters, memory=memory, device=device)
+    if put:
+        step = replace(step, spliced=Spliced(torch.tensor(where, device=device), torch.cat(put)))
+    if half != "encoder":
+        apart = _beside(network, names, used, step)
+        if apart:
+            step = replace(step, apart=apart)
+    return torch.tensor(flat, device=device), step, own
+
+
+def _beside(
+    network: nn.Module, names: Sequence[str | None], used: Sequence[Front | None], step: Step
+) -> dict[str, tuple[Apart, ...]]:
+    found: dict[str, tuple[Apart, ...]] = {}
+    for front in {id(f): f for f in used if f is not None}.values():
+        kept = front.beside(network)
+        if not kept:
+            continue
+        mine = [i for i, f in enumerate(used) if f is front]
+        at: Tensor | None = None
+        if len(mine) < len(used):
+            at = torch.cat([torch.arange(step.rows.starts[i], step.rows.starts[i + 1]) for i in mine])
+            at = at.to(step.rows.device)
+        for path, one in kept.items():
+            found[path] = (*found.get(path, ()), replace(one, at=at))
+    return found

@@ -1,0 +1,134 @@
+"""Prompt tuning: P learned vectors in front of the embedded input (Lester et al., arXiv 2104.08691).
+
+They begin as random numbers, as the vectors of common words, or as those of a text (section 3.2). P · D numbers are
+trained, whatever the model's size. In an encoder-decoder they stand before the encoder's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from groundup.core.errors import GroundupError, UsageError
+from groundup.core.rules import Rules
+from groundup.nn.stack import EncoderDecoder
+from groundup.peft.front import Front, fronts, put_front
+from groundup.peft.method import Encode, Method, Net, refuse_settings
+from groundup.peft.surgery import shared
+
+COMMON = 5000  # words among which the start is drawn: a tokenizer's first ids are its commonest
+
+
+class SoftPrompt(Front):
+    """The vectors [P, D]."""
+
+    def __init__(self, prompt: Tensor):
+        super().__init__()
+        self.prompt = nn.Parameter(prompt)
+        self.tokens = len(prompt)
+
+    def vectors(self) -> Float[Tensor, "P D"]:
+        return self.prompt
+
+
+@dataclass(frozen=True)
+class Prompt(Method):
+    """Prompt tuning (arXiv 2104.08691)."""
+
+    kind: ClassVar[str] = "prompt"
+    peft_type: ClassVar[str] = "PROMPT_TUNING"
+    learning_rate: ClassVar[float] = 3e-2
+
+    length: int = 20
+    """How many vectors stand before every row."""
+
+    init: Literal["random", "vocabulary", "text"] = "random"
+    """They start at random, as common words drawn from the vocabulary, or as the words of --text."""
+
+    text: str = ""
+    """The text that they start as, repeated or cut to their number."""
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise UsageError(f"length {self.length}: a prompt needs at least 1 vector")
+        if self.init not in ("random", "vocabulary", "text"):
+            raise UsageError(f"init {self.init!r}: there are random, vocabulary and text")
+        if (self.init == "text") != bool(self.text):
+            raise UsageError("init text and a text belong together: give both or neither")
+
+    def add(self, network: Net, name: str, *, seed: int = 0, encode: Encode | None = None) -> Net:
+        network = shared(network)
+        generator = torch.Generator().manual_seed(seed)
+        table = words(network)
+        entries, width = table.shape
+        if self.init == "random":
+            prompt = torch.empty(self.length, width).uniform_(-0.5, 0.5, generator=generator)
+        elif self.init == "vocabulary":
+            drawn = torch.randperm(min(COMMON, entries), generator=generator)
+            prompt = table[drawn.repeat(-(-self.length // len(drawn)))[: self.length]].float().clone()
+        else:
+            if encode is None:
+                raise UsageError("init text needs a tokenizer, and this model has none")
+            ids = torch.tensor(encode(self.text))
+            prompt = table[ids.repeat(-(-self.length // len(ids)))[: self.length]].float().clone()
+        place(network, name, SoftPrompt(prompt))
+        return network
+
+    def written(self, network: nn.Module, name: str, rules: Rules) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        prompt = fronts(network)[name].vectors()
+        assert prompt is not None
+        config = {
+            "num_virtual_tokens": len(prompt),
+            "token_dim": prompt.shape[1],
+            "num_transformer_submodules": 1,
+            "num_layers": 1,
+            "num_attention_heads": 1,
+            "prompt_tuning_init": "RANDOM",
+        }
+        return config, {"prompt_embeddings": prompt.detach()}
+
+    @classmethod
+    def read(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], network: nn.Module, name: str, rules: Rules
+    ) -> Prompt:
+        known = {
+            "num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules",
+            "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
+        }  # fmt: skip
+        refuse_settings(config, known, {"modules_to_save": (None, [])})
+        prompt = only(tensors, "prompt_embeddings")
+        length, width = int(config["num_virtual_tokens"]), words(network).shape[1]
+        if isinstance(network, EncoderDecoder) and len(prompt) == 2 * length:
+            prompt = prompt[:length]  # PEFT keeps as many for the decoder, which nothing reads
+        if tuple(prompt.shape) != (length, width):
+            raise GroundupError(
+                f"the prompt is {tuple(prompt.shape)}, its settings and this model want {(length, width)}: another base"
+            )
+        place(network, name, SoftPrompt(prompt.clone()).requires_grad_(False))
+        return cls(length=length)
+
+
+def words(network: nn.Module) -> Tensor:
+    """The table of word vectors [V, D] that stands before the first block."""
+    stack: Any = network.encoder if isinstance(network, EncoderDecoder) else network
+    table: Tensor = stack.embed.tokens.weight.dense()
+    return table
+
+
+def place(network: nn.Module, name: str, front: Front) -> None:
+    """Put a front on this network. UsageError where the name is taken."""
+    if name in fronts(network):
+        raise UsageError(f"an adapter {name!r} stands before the rows already; give the new one another name")
+    put_front(network, name, front)
+
+
+def only(tensors: Mapping[str, Tensor], key: str) -> Tensor:
+    """The one tensor that a file of this kind holds."""
+    if set(tensors) != {key}:
+        raise GroundupError(f"the file holds {', '.join(sorted(tensors)[:4])}; it should hold {key} alone")
+    return tensors[key]

@@ -1,0 +1,216 @@
+"""Fine-tuning from a model and rows to a run's folder.
+
+rows ── split ── encode ──┐
+model ── copy in the run's number format ── what the method trains ──┴── Trainer ── best/ last/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from groundup import __version__
+from groundup.core import machine
+from groundup.core.errors import UsageError
+from groundup.core.files import atomic_folder, read_json, write_json
+from groundup.data import rows
+from groundup.inputs.tokenizer import Encoded
+from groundup.model import Model, base_facts, write_adapter, write_model
+from groundup.peft.surgery import in_format, with_copies
+from groundup.training.loop import Run, Trainer
+from groundup.training.objective import Objective
+from groundup.training.settings import Settings
+from groundup.training.which import objective_for
+
+Say = Callable[[str], None]
+
+
+def finetune(
+    model: Model,
+    data: str | Path | Sequence[dict[str, Any]],
+    *,
+    out: str | Path,
+    validation: str | Path | None = None,
+    max_tokens: int | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    objective: Objective | None = None,
+    on_progress: Callable[..., None] | None = None,
+    say: Say = lambda text: None,
+    **settings: Any,
+) -> Run:
+    """Train what the method in use trains on rows of data, and keep the best and the last of it in the folder `out`.
+
+    data         a file, a folder or a list of rows; a twentieth (at most 32 rows) is split off for validation unless
+                 `validation` names rows
+    max_tokens   the longest row; a longer one is an error that names it
+    resume       go on with the run in `out`, with the settings it was begun with
+    dry_run      say what would be done, and do nothing
+    objective    what is made smaller (default: the next token for a decoder, masked words for an encoder, the
+                 target's tokens for an encoder-decoder)
+    settings     as in `groundup.training.settings.Settings`: steps, epochs or minutes, learning_rate, batch ...
+    on_progress(step, steps, loss=, lr=, tokens_per_second=, peak_memory=) is called after every update; say(text) tells
+    what was found and chosen
+
+    Ctrl-C finishes the update, saves, and raises KeyboardInterrupt. Raises UsageError when `out` exists.
+    """
+    began = time.monotonic()
+    out = Path(out).expanduser()
+    if model.adapter is None:
+        raise UsageError("finetune: nothing would be trained; adapt the model first, e.g. adapt(model, LoRA())")
+    given = settings_for(out, resume, settings)
+    objective = objective or objective_for(model, smoothing=given.label_smoothing)
+    train, valid = _rows(model, data, validation, max_tokens, objective, given.seed, say)
+    return conduct(
+        model, train, valid, objective, given, out=out, resume=resume, dry_run=dry_run, began=began,
+        on_progress=on_progress, say=say,
+    )  # fmt: skip
+
+
+def conduct(
+    model: Model,
+    train: Sequence[Any],
+    valid: Sequence[Any],
+    objective: Objective,
+    given: Settings,
+    *,
+    out: Path,
+    resume: bool,
+    dry_run: bool,
+    began: float,
+    identity: Mapping[str, Any] | None = None,
+    beside: Callable[[Path], None] = lambda folder: None,
+    on_progress: Callable[..., None] | None = None,
+    say: Say = lambda text: None,
+) -> Run:
+    """Train what the method in use trains on encoded rows; the settings come from `settings_for`.
+
+    began     when the work began (time.monotonic), for a budget in minutes
+    identity  what else a resumed run must have been begun with
+    beside    puts further files into the folder of a run that begins
+    """
+    assert model.adapter is not None
+    method, name = model.methods[model.adapter], model.adapter
+    identity = {
+        "base": base_facts(model),
+        "method": {"kind": method.kind, **asdict(method)},
+        "objective": objective.name,
+        "adapter": name,
+        "data": _digest(train, valid),
+        **(identity or {}),
+    }
+    if resume:
+        kept = read_json(out / "run.json")
+        for key, value in identity.items():
+            if kept[key] != value:
+                raise UsageError(f"--resume: {out} was begun with another {key}; give the same model, method and data")
+        chosen = given
+        say(f"going on with {out} at its own settings")
+    else:
+        precision = given.precision
+        if precision == "auto":
+            precision, why = machine.choose("train")  # type: ignore[assignment]
+            say(why)
+        rate = method.learning_rate if given.learning_rate is None else given.learning_rate
+        chosen = replace(given, precision=precision, learning_rate=rate)
+
+    exact, trained = with_copies(model.network, method.trained(model.network, name))
+    network = in_format(exact, machine.FORMATS[chosen.precision])  # shares what is trained, which stays float32
+
+    def keep(path: Path) -> None:
+        """What is trained as it stands, on the base as it was loaded."""
+        with atomic_folder(path, replace=True) as folder:
+            (write_model if method.whole else write_adapter)(replace(model, network=exact.eval()), folder)
+
+    def trainer(settings: Settings) -> Trainer:
+        return Trainer(
+            network, trained, train, valid, settings, objective=objective,
+            out=out, adapter=name, keep=keep, tell=on_progress, say=say, device=model.device,
+        )  # fmt: skip
+
+    if not resume:
+        chosen = _timed(chosen, len(train), lambda: trainer(replace(chosen, steps=1)).seconds_a_step(), began, say)
+    say(f"settings: {chosen.flags()}")
+    say(method.described(network, name))
+    if dry_run:
+        nan = math.nan
+        return Run(out, out / "best", out / "last", 0, 0, nan, nan, nan, 0.0, 0, 0, 0, machine.peak_memory())
+    if not resume:
+        with atomic_folder(out) as folder:
+            write_json(folder / "run.json", {**identity, "settings": asdict(chosen), "version": __version__})
+            beside(folder)
+    return trainer(chosen).go()
+
+
+def _rows(
+    model: Model,
+    data: str | Path | Sequence[dict[str, Any]],
+    validation: str | Path | None,
+    max_tokens: int | None,
+    objective: Objective,
+    seed: int,
+    say: Say,
+) -> tuple[list[Any], list[Any]]:
+    """The encoded rows to train on and those to validate on."""
+    tokens = max_tokens or model.room or 1 << 30
+    found = rows.read(data)
+    say(str(found))
+    if validation is not None:
+        parts = (found, rows.read(validation, part="validation"))
+    else:
+        parts = rows.split(found, count=min(32, max(1, len(found) // 20)), seed=seed)
+    train, valid = (objective.encode(part, model.words, tokens) for part in parts)
+    say(
+        f"training on {len(train)} rows ({sum(train.lengths):,} tokens, {sum(map(objective.count, train.rows)):,} "
+        f"trained), {len(valid)} to validate"
+    )
+    return train.rows, valid.rows
+
+
+def settings_for(out: Path, resume: bool, settings: dict[str, Any]) -> Settings:
+    """The settings that were given; for a run that goes on, those that it was begun with. UsageError where `out` is
+    there and should not be, or should be and is not."""
+    given = Settings.named(settings)
+    if resume:
+        if not (out / "run.json").exists():
+            raise UsageError(f"--resume: {out} is no run; leave --resume out to begin one")
+        if (out / "done.json").exists():
+            raise UsageError(f"--resume: the run in {out} is finished; the best of it is {out / 'best'}")
+        return Settings(**read_json(out / "run.json")["settings"])
+    if out.exists():
+        raise UsageError(f"{out} exists and is not overwritten; name another --out, or add --resume to go on with it")
+    return given
+
+
+def _timed(settings: Settings, count: int, measure: Callable[[], float], began: float, say: Say) -> Settings:
+    """The same settings with their length, and the time between validations, as numbers of updates."""
+    if settings.steps is not None:
+        steps = settings.steps
+    elif settings.minutes is not None:
+        each = measure()
+        left = settings.minutes * 60 - (time.monotonic() - began)
+        steps = max(1, int(left / (each * 1.04)))  # a twenty-fifth goes into validating and saving
+        say(
+            f"{settings.minutes:g} minutes: {each:.2f} s an update here, so {steps} updates; "
+            f"--steps {steps} repeats this run"
+        )
+    else:
+        epochs = 1.0 if settings.epochs is None else settings.epochs
+        steps = max(1, round(epochs * count / (settings.batch * settings.accumulate)))
+    every = settings.validate_every or max(1, math.ceil(steps / 4))
+    return replace(settings, steps=steps, epochs=None, minutes=None, validate_every=every)
+
+
+def _digest(*parts: Sequence[Any]) -> str:
+    """A hash of the encoded rows, so that a resumed run is refused other data."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for row in part:
+            digest.update(repr((row.ids, row.trained) if isinstance(row, Encoded) else row).encode())
+        digest.update(b"|")
+    return digest.hexdigest()
