@@ -24,7 +24,10 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [[verb] for verb in VERBS if verb != "data"] + [["data", "check"], ["data", "show-mask"]]
+    "verb",
+    [[verb] for verb in VERBS if verb not in ("data", "interpret")]
+    + [["data", "check"], ["data", "show-mask"]]
+    + [["interpret", name] for name in ("attention", "lens", "embeddings", "positions", "mask", "words")],
 )
 def test_help_of_every_verb_has_an_example_and_says_what_each_flag_is(
     verb: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -118,7 +121,7 @@ def python(*words: str, **more: object) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["finetune", "--help"], ["list"], ["list", "--json"], ["--version"]])
+@pytest.mark.parametrize("words", [["--help"], ["merge", "--help"], ["list"], ["list", "--json"], ["--version"]])
 def test_help_and_list_load_nothing_heavy(words: list[str]) -> None:
     done = python(*words)
     assert done.returncode == 0, done.stdout + done.stderr

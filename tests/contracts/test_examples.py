@@ -29,6 +29,23 @@ def test_tune(starter, tmp_path):
     assert "takes effect" in said and (tmp_path / "run" / "loss.png").exists() and (tmp_path / "merged").is_dir()
 
 
+@pytest.mark.timeout(600)
+def test_look(starter, tmp_path):
+    starter("smollm2-135m-instruct")
+    starter("all-minilm-l6-v2")
+    said = run(EXAMPLES / "look.py", tmp_path)
+    assert "' Paris'" in said and "stands at 1\n" in said
+    assert {p.stem for p in tmp_path.glob("*.png")} == {"lens", "heads", "head", "map", "positions", "mask"}
+
+
+@pytest.mark.timeout(600)
+def test_data(starter, tmp_path):
+    starter("tweets")
+    said = run(EXAMPLES / "data.py", tmp_path)
+    assert "texts have two labels" in said and "ties counted as right" in said and "user " in said
+    assert (tmp_path / "train.jsonl").exists() and len(list((tmp_path / "parts").iterdir())) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_newsroom(tmp_path):

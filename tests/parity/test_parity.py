@@ -29,7 +29,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from groundup.checkpoints.load import Loaded, assemble, load
 from groundup.checkpoints.safetensors import open_safetensors
-from groundup.checkpoints.save import save
+from groundup.checkpoints.save import write
 from groundup.core.rules import Rules, rules
 from groundup.nn.cache import Fresh, Shared, Slots
 from groundup.nn.step import Step
@@ -84,7 +84,8 @@ def test_same_numbers(case: Case, arm: str, made: Any, tmp_path: Path) -> None:
     if arm == "float64":
         dtype, oracle, network = torch.float64, exact(oracle), copy.deepcopy(network).double()
     if arm in ("saved", "exported"):
-        save(tmp_path / "ours", network, ours.family, ours.config)
+        (tmp_path / "ours").mkdir()
+        write(tmp_path / "ours", network, ours.family, ours.config)
     if arm == "exported":
         got = expected(case, read_by_reference(case, tmp_path / "ours"), rows)
     elif arm == "saved":

@@ -12,7 +12,7 @@ from torch import nn
 
 from groundup import models
 from groundup.checkpoints.load import load
-from groundup.checkpoints.save import save
+from groundup.checkpoints.save import write
 from groundup.core.errors import UsageError
 from groundup.nn.cache import Fresh
 from groundup.nn.step import Step
@@ -31,7 +31,8 @@ def reference(kind: str, folder: Path) -> nn.Module:
 def test_a_file_without_a_head_gives_states_and_pools_them(tmp_path: Path) -> None:
     oracle = reference("BertModel", tmp_path / "theirs")
     ours = load(tmp_path / "theirs")
-    save(tmp_path / "again", ours.network, ours.family, ours.config)
+    (tmp_path / "again").mkdir()
+    write(tmp_path / "again", ours.network, ours.family, ours.config)
     rows = [torch.tensor([5, 9, 11, 3, 7]), torch.tensor([8]), torch.tensor([2, 96, 4])]
     types = [torch.tensor([0, 0, 1, 2, 1]), torch.tensor([1]), torch.tensor([2, 0, 0])]
     step = Step.of([len(r) for r in rows], Fresh(), types=torch.cat(types))

@@ -5,11 +5,13 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a gate said no, 
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -57,8 +59,9 @@ def make_app(words: Sequence[str] = ()) -> App:
         default_parameter=Parameter(negative=(), show_default=_default),
     )
     for place, verb in enumerate(VERBS):
-        if verb not in words and any(word in VERBS for word in words):
-            continue  # each verb's module is loaded for that verb, and all of them for the help that lists them
+        if verb not in words:  # a verb's module is loaded for that verb alone: some load PyTorch
+            app.command(App(name=verb, help=_summary(verb), sort_key=place))
+            continue
         module = import_module(f"groundup.cli.{verb}")
         if hasattr(module, "app"):
             module.app.sort_key = place
@@ -66,6 +69,17 @@ def make_app(words: Sequence[str] = ()) -> App:
         else:
             app.command(module.run, name=verb, sort_key=place, help_epilogue=f"Example:\n  {module.EXAMPLE}")
     return app
+
+
+def _summary(verb: str) -> str:
+    """What the list of verbs says of one: the first paragraph of its function's docstring, or the help of its App."""
+    tree = ast.parse(Path(__file__).with_name(f"{verb}.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "run":
+            return (ast.get_docstring(node) or "").split("\n\n")[0]
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.targets[0]) == "app":
+            return next(str(ast.literal_eval(k.value)) for k in node.value.keywords if k.arg == "help")
+    return ""
 
 
 def _default(value: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Pictures of plain numbers: a loss curve, a confusion of labels, scores with their intervals. Each goes to a PNG.
+"""Pictures of plain numbers: curves, confusions, scores with their intervals, heat maps, points. Each goes to a PNG.
 
 matplotlib is loaded by the first picture only. Figures are objects of their own, with no global state, so a picture
 can be drawn from any thread and needs no screen.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,6 +174,185 @@ def bars(
     _write(figure, path)
 
 
+def heat(
+    values: Sequence[Sequence[float]],
+    path: str | Path,
+    *,
+    lines: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    down: str = "",
+    across: str = "",
+    texts: Sequence[Sequence[str]] | None = None,
+    limits: tuple[float, float] | None = None,
+    bar: bool = True,
+) -> None:
+    """Numbers as shades, a line and a column a name; `texts` stand in the cells.
+
+    Where numbers are below zero, these are orange and those above it blue. limits: what is palest and what is darkest (left out:
+    the least and the greatest). bar: with the scale of the shades beside it. Of names that would overlap, every second,
+    third ... is written.
+    """
+    if not values or not values[0] or len(values) != len(lines) or {len(v) for v in values} != {len(columns)}:
+        raise UsageError(f"{len(lines)} lines and {len(columns)} columns of names need as many numbers")
+    flat = [v for line in values for v in line]
+    low, high = (min(flat), max(flat)) if limits is None else limits
+    signed = low < 0
+    if signed:
+        low, high = -max(-low, high), max(-low, high)
+    lines, columns = [_shown(name, 24) for name in lines], [_shown(name, 24) for name in columns]
+    shown = None if texts is None else [[_shown(text, 14) for text in line] for line in texts]
+    if shown is None:
+        wide = tall = max(0.02, min(0.34, 6.5 / max(len(lines), len(columns))))
+        wide, tall = max(wide, 2.6 / len(columns)), max(tall, min(0.34, 1.6 / len(lines)))
+    else:
+        longest = max(len(text) for line in shown for text in line)
+        wide, tall = max(0.5, 0.16 + 0.085 * longest), 0.27
+    left, below = 0.75 + 0.085 * max(map(len, lines)), 0.7 + 0.075 * max(map(len, columns))
+    figure, axes = _sheet(left + wide * len(columns) + (1.0 if bar else 0.2), 0.7 + below + tall * len(lines), title)
+    shades = _two_sided() if signed else _shades()
+    image = axes.imshow(values, cmap=shades, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    if bar:
+        scale = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+        scale.outline.set_visible(False)
+        scale.ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=9, length=0)
+    if shown is not None:
+        for i, line in enumerate(shown):
+            for j, text in enumerate(line):
+                depth = (values[i][j] - low) / (high - low or 1)
+                dark = abs(depth - 0.5) > 0.36 if signed else depth > 0.55
+                axes.text(j, i, text, ha="center", va="center", color="white" if dark else INK, fontsize=8.5)
+    _bare(axes, lines, columns, tall, wide, down, across)
+    _write(figure, path)
+
+
+def squares(
+    panels: Sequence[Sequence[Sequence[Sequence[float]] | None]],
+    path: str | Path,
+    *,
+    lines: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    down: str = "",
+    across: str = "",
+    captions: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """A sheet of small matrices of one size, with numbers between 0 and 1: `panels[i][j]` in line i and column j.
+
+    Shades follow the square root, so that small numbers can be seen beside large ones. None leaves a place free.
+    """
+    first = next((p for row in panels for p in row if p is not None), None)
+    if first is None or len(panels) != len(lines) or {len(row) for row in panels} != {len(columns)}:
+        raise UsageError(f"{len(lines)} lines and {len(columns)} columns of names need as many panels")
+    from matplotlib.colors import PowerNorm
+
+    height, width = len(first), len(first[0])
+    gap = max(1, round(max(height, width) / 10))
+    empty = float("nan")
+    whole = [[empty] * ((width + gap) * len(columns) - gap) for _ in range((height + gap) * len(lines) - gap)]
+    for i, row in enumerate(panels):
+        for j, panel in enumerate(row):
+            for y, numbers in enumerate(panel or ()):
+                begin = j * (width + gap)
+                whole[i * (height + gap) + y][begin : begin + width] = numbers
+    side = max(0.34, min(1.5, 8.0 / max(len(lines), len(columns))))
+    longest = max(map(len, lines), default=0)
+    figure, axes = _sheet(
+        max(4.0, 0.9 + 0.085 * longest + side * len(columns)), 1.2 + side * len(lines) * height / width, title
+    )
+    axes.imshow(whole, cmap=_shades(), norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest")
+    for i, names in enumerate(captions or ()):
+        for j, name in enumerate(names):
+            at = (j * (width + gap) - 0.5, i * (height + gap) - 0.5)
+            axes.annotate(_shown(name), at, (1, 2), textcoords="offset points", fontsize=7.5, color=QUIET)
+    axes.set_yticks([i * (height + gap) + (height - 1) / 2 for i in range(len(lines))], [_shown(n) for n in lines])
+    axes.set_xticks([j * (width + gap) + (width - 1) / 2 for j in range(len(columns))], [_shown(n) for n in columns])
+    axes.set_ylabel(down)
+    axes.set_xlabel(across)
+    _no_frame(axes)
+    axes.tick_params(labelsize=9 if side > 0.6 else 7.5)
+    _write(figure, path)
+
+
+def points(
+    places: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    groups: Sequence[str],
+    path: str | Path,
+    *,
+    title: str,
+    across: str = "",
+    down: str = "",
+) -> None:
+    """Named points on a plane, a colour a group. Names keep out of each other's way where there is room."""
+    if not places or not len(places) == len(names) == len(groups):
+        raise UsageError(f"{len(places)} points need as many names and groups, not {len(names)} and {len(groups)}")
+    figure, axes = _sheet(7.6, 5.6, title)
+    kinds = list(dict.fromkeys(groups))
+    for at, kind in enumerate(kinds):
+        mine = [p for p, g in zip(places, groups, strict=True) if g == kind]
+        colour = COLOURS[(at + 1) % len(COLOURS)]
+        axes.scatter([x for x, _ in mine], [y for _, y in mine], s=34, color=colour, label=_shown(kind), zorder=3)
+    axes.margins(0.12)
+    axes.set_xlabel(across)
+    axes.set_ylabel(down)
+    if len(kinds) > 1:
+        figure.legend(loc="outside lower center", ncols=min(6, len(kinds)), frameon=False, labelcolor=INK)
+    figure.draw_without_rendering()  # the axes have their place now
+    spots = [(float(x), float(y)) for x, y in (axes.transData.transform(p) for p in places)]
+    shown = [_shown(name, 32) for name in names]
+    for place, name, shift in zip(places, shown, _beside(spots, [len(name) for name in shown]), strict=True):
+        axes.annotate(name, place, shift, textcoords="offset points", fontsize=9, color=INK, zorder=4)
+    _write(figure, path)
+
+
+def _beside(spots: Sequence[tuple[float, float]], lengths: Sequence[int]) -> list[tuple[float, float]]:
+    """Where names of so many letters go, in points from their spots (in pixels): where they cover the least."""
+    dot = 160 / 72  # pixels of a typographic point
+    taken = [(x - 5 * dot, y - 5 * dot, x + 5 * dot, y + 5 * dot) for x, y in spots]
+    shifts: list[tuple[float, float]] = [(0.0, 0.0)] * len(spots)
+    for i in sorted(range(len(spots)), key=lambda i: spots[i]):
+        (x, y), wide = spots[i], 5.6 * lengths[i]
+        right, left, middle = 7.0, -7.0 - wide, -wide / 2
+        tries = [(right, -4.0), (left, -4.0), (middle, 6.0), (middle, -15.0)]
+        tries += [(side, up) for up in (6.0, -15.0, 18.0, -27.0) for side in (right, left)]
+        boxes = [(x + dx * dot, y + dy * dot, x + (dx + wide) * dot, y + (dy + 9) * dot) for dx, dy in tries]
+        hits = [sum(b[0] < t[2] and t[0] < b[2] and b[1] < t[3] and t[1] < b[3] for t in taken) for b in boxes]
+        best = hits.index(min(hits))
+        shifts[i] = tries[best]
+        taken.append(boxes[best])
+    return shifts
+
+
+def _bare(
+    axes: Axes, lines: Sequence[str], columns: Sequence[str], tall: float, wide: float, down: str, across: str
+) -> None:
+    """Names along a matrix, as many as have room (0.16 inch each), and no frame."""
+    turned = max(map(len, columns)) * 0.085 > wide
+    every, each = _step(0.16 / tall), _step((0.16 if turned else 0.3) / wide)
+    axes.set_yticks(range(0, len(lines), every), lines[::every])
+    axes.set_xticks(range(0, len(columns), each), columns[::each])
+    if turned:
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=90)
+    axes.set_ylabel(down)
+    axes.set_xlabel(across)
+    _no_frame(axes)
+    axes.tick_params(labelsize=9)
+
+
+def _step(least: float) -> int:
+    """1, 2, 5, 10, 20, 50 ...: the first that is not below `least`."""
+    return next(step for power in range(9) for step in (10**power, 2 * 10**power, 5 * 10**power) if step >= least)
+
+
+def _no_frame(axes: Axes) -> None:
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
 def _sheet(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     """A figure in inches with one pair of axes, in the house's colours."""
     from matplotlib.figure import Figure
@@ -197,6 +377,31 @@ def _shades() -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("house", ["#f6f8fa", "#a9c6e3", "#2f6fb2", "#173f6b"])
+
+
+def _two_sided() -> Colormap:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("house2", ["#9c4f12", "#e8a466", "#f6f8fa", "#7fabd6", "#173f6b"])
+
+
+def _shown(text: str, most: int = 40) -> str:
+    """A token as a picture can show it: leading and trailing spaces as ␣, what has no glyph by its number, and of a long
+    one the beginning."""
+    glyphs = _glyphs()
+    inner = text.strip(" ")
+    left = len(text) - len(text.lstrip(" "))
+    text = "␣" * left + inner + "␣" * (len(text) - left - len(inner))
+    text = "".join(c if c.isprintable() and ord(c) in glyphs else ascii(c)[1:-1] for c in text)
+    return _plain(text if len(text) <= most else text[: most - 1] + "…")
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The characters of the font that pictures are drawn with."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
 def _plain(text: str) -> str:
