@@ -231,7 +231,7 @@ class Model:
                 else:
                     x, step, _ = lay(network, [ids], Fresh(), adapters=name, device=device)
                 found.append(network(x, step)[-1, places].float().tolist())
-        return Probe(ids, places, found[0], found[1], self.precision)
+        return Probe(ids, places, found[0], found[1])
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,16 @@ def test_an_adapter_whose_effect_changed_is_refused(folders, tmp_path):
         gu.load(folders("llama"), adapter=tmp_path / "adapter")
 
 
+def test_the_probe_holds_in_another_number_format_and_still_sees_a_change(folders, tmp_path):
+    tuned = stirred(gu.adapt(gu.load(folders("llama")), LoRA()))
+    gu.save(tuned, tmp_path / "adapter")
+    assert "takes effect" in gu.load(folders("llama"), adapter=tmp_path / "adapter", dtype="bfloat16").notes[-1]
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 1.0}))
+    with pytest.raises(GroundupError, match="does not do here"):
+        gu.load(folders("llama"), adapter=tmp_path / "adapter", dtype="bfloat16")
+
+
 def test_an_adapter_that_does_nothing_is_refused(folders, tmp_path):
     gu.save(gu.adapt(gu.load(folders("llama")), LoRA()), tmp_path / "adapter")
     with pytest.raises(GroundupError, match="changes nothing"):

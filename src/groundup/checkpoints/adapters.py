@@ -28,16 +28,12 @@ from groundup.peft.methods import PEFT_TYPES
 
 @dataclass(frozen=True)
 class Probe:
-    """A few fixed ids, and what the model says at their end with and without the adapter (at some words).
-
-    precision: the number format in which it was computed
-    """
+    """A few fixed ids, and what the model says at their end with and without the adapter (at some words)."""
 
     ids: list[int]
     words: list[int]
     without: list[float]
     with_it: list[float]
-    precision: str = "float32"
 
     @property
     def effect(self) -> list[float]:
@@ -45,9 +41,13 @@ class Probe:
         return [b - a for a, b in zip(self.without, self.with_it, strict=True)]
 
     def off(self, other: Probe) -> float:
-        """How far the other's effect is from this one's, as a share of its size (2-norms)."""
+        """How far the other's effect is from this one's as a share of its size (2-norms), beyond what noise explains.
+
+        The yardstick is the base: what it says without the adapter differs by the number formats alone.
+        """
         size = math.hypot(*self.effect) or 1.0
-        return math.hypot(*(a - b for a, b in zip(self.effect, other.effect, strict=True))) / size
+        noise = math.dist(self.without, other.without)
+        return max(0.0, math.dist(self.effect, other.effect) - 3 * noise) / size
 
 
 def write(
