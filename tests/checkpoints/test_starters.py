@@ -199,6 +199,8 @@ def test_torch_is_not_needed() -> None:
 
 def test_the_real_ones_are_what_the_table_says(starter: Callable[[str], Path]) -> None:
     for name, entry in STARTERS.items():
+        if entry.by == "apt":  # tests/data/test_starter_rows.py fetches these where Debian can be asked
+            continue
         path = starter(name)
         assert fetch(name, verify=True) == path
         assert path.is_dir() == (len(entry.files) > 1)

@@ -46,6 +46,18 @@ def test_a_chat_trains_every_answer_with_its_end_and_nothing_else(chatty: Tokeni
     assert encode(CHAT, chatty).ids.count(chatty.end_of_turn) == 4  # the one inside a message is plain text
 
 
+def test_the_mask_of_many_turns_is_the_one_written_by_hand(chatty: Tokenizer) -> None:
+    turns = [("system", "Be kind."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2, é")]
+    encoded = encode(read([{"messages": [{"role": role, "content": text} for role, text in turns]}])[0], chatty)
+    control = 1  # <|im_start|> and <|im_end|> are a token each, every other byte is one
+    mask = list[int]()
+    for role, text in turns:
+        head, learned = control + len(f"{role}\n"), int(role == "assistant")
+        mask += [0] * head + [learned] * (len(text.encode()) + control) + [0]  # the line break behind is not learned
+    assert [int(flag) for flag in encoded.trained] == mask
+    assert sum(mask) == (1 + 1) + (5 + 1) and len(encoded.ids) == len(mask)
+
+
 def test_answers_that_a_prompt_shows_are_given_not_trained(chatty: Tokenizer) -> None:
     row = read([{"prompt": CHAT["messages"][:3], "completion": CHAT["messages"][3:]}])[0]
     encoded = encode(row, chatty)

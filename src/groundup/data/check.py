@@ -14,6 +14,8 @@ from groundup.data.formats import Record
 from groundup.data.kinds import TRAINABLE, Row
 from groundup.data.problems import Problem, printable
 from groundup.data.rows import Dataset, fingerprint, scan
+from groundup.data.summary import odd
+from groundup.data.texts import answered, asked, fold, said
 from groundup.inputs.tokenizer import Tokenizer
 
 
@@ -33,11 +35,38 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a service that bills by the token would read, in so many epochs as OpenAI's guide to fine-tuning takes: three,
+    but no fewer than 100 rows in all (at most 25 epochs) and no more than 25,000. `price` is for a million tokens."""
+
+    epochs: int
+    tokens: int
+    price: float | None = None
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], most: int | None = None, price: float | None = None) -> Cost:
+        """For rows of these lengths in tokens, none read further than `most`."""
+        rows = len(lengths)
+        epochs = 3
+        if rows * epochs < 100:
+            epochs = min(25, 100 // rows)
+        elif rows * epochs > 25_000:
+            epochs = max(1, 25_000 // rows)
+        return cls(epochs, epochs * sum(length if most is None else min(length, most) for length in lengths), price)
+
+    def __str__(self) -> str:
+        money = "" if self.price is None else f", at {self.price:g} a million: {self.tokens * self.price / 1e6:.2f}"
+        times = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        return f"{times}, as OpenAI's guide takes, read {self.tokens:,} tokens{money}"
+
+
+@dataclass(frozen=True)
 class Check:
     """What a file holds and all that is wrong with it.
 
-    `duplicates` are groups of places that say the same but for case and white space; `too_long` and `untrained` are
-    places of rows over the limit and of rows in which nothing is trained.
+    `duplicates` are groups of places that say the same but for case and white space, `conflicts` of places that ask the
+    same and answer differently; `odd` has the places of rows with letters that are seldom meant; `too_long` and
+    `untrained` are places of rows over the limit and of rows in which nothing is trained. `cost` is known of chats.
     """
 
     file: str
@@ -47,13 +76,16 @@ class Check:
     trainable: bool
     problems: list[Problem]
     duplicates: list[list[str]] = field(default_factory=list)
+    conflicts: list[list[str]] = field(default_factory=list)
+    odd: dict[str, list[str]] = field(default_factory=dict)
     tokens: Tokens | None = None
     too_long: list[str] = field(default_factory=list)
     untrained: list[str] = field(default_factory=list)
+    cost: Cost | None = None
 
     @property
     def ok(self) -> bool:
-        """Every row can be used as it is; duplicates are no fault."""
+        """Every row can be used as it is; duplicates, conflicts and odd letters are no fault."""
         return self.trainable and not (self.problems or self.too_long or self.untrained)
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,9 +103,15 @@ class Check:
                 f"tokens a row: {tokens.shortest} to {tokens.longest}, median {tokens.median:g}; "
                 f"{tokens.total:,} in all, {100 * tokens.trained_share:.1f} % trained"
             )
+        if self.cost:
+            lines.append(str(self.cost))
         if self.duplicates:
             extra = sum(len(group) - 1 for group in self.duplicates)
             lines.append(f"{extra} rows repeat another one, for example {', '.join(self.duplicates[0][:3])}")
+        if self.conflicts:
+            first = ", ".join(self.conflicts[0][:3])
+            lines.append(f"{len(self.conflicts)} questions stand with different answers, for example {first}")
+        lines += [f"{len(places)} rows hold {what}, for example {places[0]}" for what, places in self.odd.items()]
         for places, what in ((self.too_long, "are too long"), (self.untrained, "train nothing")):
             if places:
                 lines.append(f"{len(places)} rows {what}: {', '.join(places[:3])}{', ...' if places[3:] else ''}")
@@ -88,17 +126,26 @@ def check(
     tokenizer: Tokenizer | None = None,
     *,
     max_tokens: int | None = None,
+    price: float | None = None,
     part: str = "train",
 ) -> Check:
-    """Reads all rows and reports all problems; with a tokenizer also lengths, the trained share and rows too long."""
+    """Reads all rows and reports all problems; with a tokenizer also lengths, the trained share, rows too long, and for
+    chats what they would cost (`price`: of a million tokens)."""
     dataset, problems = scan(source, part=part)
     groups: dict[str, list[str]] = {}
+    answers: dict[str, dict[str, str]] = {}
+    strange: dict[str, list[str]] = {}
     for index, row in enumerate(dataset.rows):
-        groups.setdefault(fingerprint(row), []).append(dataset.where(index))
-    tokens, too_long, untrained = None, list[str](), list[str]()
+        place = dataset.where(index)
+        groups.setdefault(fingerprint(row), []).append(place)
+        if answer := answered(row):
+            answers.setdefault(fold(asked(row)), {}).setdefault(fold(answer), place)
+        for what in odd(said(row)):
+            strange.setdefault(what, []).append(place)
+    lengths, tokens, too_long, untrained = list[int](), None, list[str](), list[str]()
     trainable = dataset.kind in TRAINABLE
     if tokenizer is not None and trainable and len(dataset):
-        tokens, too_long, untrained = _count(dataset, tokenizer, max_tokens, problems)
+        lengths, tokens, too_long, untrained = _count(dataset, tokenizer, max_tokens, problems)
     return Check(
         file=str(dataset.path or dataset.name),
         summary=str(dataset),
@@ -107,15 +154,18 @@ def check(
         trainable=trainable,
         problems=problems,
         duplicates=[places for places in groups.values() if places[1:]],
+        conflicts=[list(places.values()) for places in answers.values() if len(places) > 1],
+        odd=strange,
         tokens=tokens,
         too_long=too_long,
         untrained=untrained,
+        cost=Cost.of(lengths, max_tokens, price) if lengths and dataset.kind != "text" else None,
     )
 
 
 def _count(
     dataset: Dataset, tokenizer: Tokenizer, max_tokens: int | None, problems: list[Problem]
-) -> tuple[Tokens | None, list[str], list[str]]:
+) -> tuple[list[int], Tokens | None, list[str], list[str]]:
     lengths, trained, too_long, untrained = list[int](), 0, list[str](), list[str]()
     for index, row in enumerate(dataset.rows):
         try:
@@ -130,8 +180,9 @@ def _count(
         if not any(encoded.trained):
             untrained.append(dataset.where(index))
     if not lengths:
-        return None, too_long, untrained
-    return Tokens(min(lengths), median(lengths), max(lengths), sum(lengths), trained), too_long, untrained
+        return lengths, None, too_long, untrained
+    tokens = Tokens(min(lengths), median(lengths), max(lengths), sum(lengths), trained)
+    return lengths, tokens, too_long, untrained
 
 
 class Segment(NamedTuple):

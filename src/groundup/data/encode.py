@@ -9,7 +9,7 @@ without. `prompt_of` makes the same choice, so that a model is asked in the way 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,20 +56,25 @@ def encode(row: Row, tokenizer: Tokenizer) -> Encoded:
         return _text(row["text"], tokenizer)
     if "prompt" in row and tokenizer.template is None:
         return _completion(row["prompt"], row.get("completion", ""), tokenizer)
-    return _chat(row, _messages(row), tokenizer)
+    return _chat(row, messages_of(row), tokenizer)
 
 
 def encode_all(
-    dataset: Dataset, tokenizer: Tokenizer, max_tokens: int, *, long: Literal["error", "truncate", "skip"] = "error"
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    *,
+    long: Literal["error", "truncate", "skip"] = "error",
+    each: Callable[[Row, Tokenizer], Encoded] = encode,
 ) -> EncodedRows:
-    """All rows, none longer than `max_tokens`.
+    """All rows, none longer than `max_tokens`; `each` encodes one.
 
     Longer ones are an error that counts them, unless `long` says "truncate" (their beginning is kept) or "skip". A row
     in which nothing is trained, also after cutting, is an error that names its line.
     """
     trainable(dataset)
     rows, source, longer = list[Encoded](), list[int](), list[tuple[int, int]]()
-    for index, encoded in _each(dataset, tokenizer):
+    for index, encoded in _each(dataset, tokenizer, each):
         if (length := len(encoded.ids)) > max_tokens:
             longer.append((index, length))
             if long != "truncate":
@@ -110,13 +115,13 @@ def prompt_of(row: Row, tokenizer: Tokenizer | None = None) -> str | list[Messag
         return str(row["text"])
     if "prompt" in row and tokenizer is not None and tokenizer.template is None:
         return str(row["prompt"])
-    messages = _messages(row)
+    messages = messages_of(row)
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def reference_of(row: Row) -> str:
     """What it should answer: the text of the last assistant turn. Raises `UsageError` when the row has none."""
-    messages = _messages(row) if "text" not in row else []
+    messages = messages_of(row) if "text" not in row else []
     if not messages or messages[-1]["role"] != "assistant":
         raise UsageError("A row without an answer has nothing to compare with. Add the completion to every row.")
     if not messages[-1]["content"]:
@@ -124,15 +129,18 @@ def reference_of(row: Row) -> str:
     return str(messages[-1]["content"])
 
 
-def _each(dataset: Dataset, tokenizer: Tokenizer) -> Iterator[tuple[int, Encoded]]:
+def _each(
+    dataset: Dataset, tokenizer: Tokenizer, each: Callable[[Row, Tokenizer], Encoded]
+) -> Iterator[tuple[int, Encoded]]:
     for index, row in enumerate(dataset.rows):
         try:
-            yield index, encode(row, tokenizer)
+            yield index, each(row, tokenizer)
         except UsageError as error:
             raise UsageError(f"{dataset.where(index)}: {error}") from None
 
 
-def _messages(row: Row) -> list[Message]:
+def messages_of(row: Row) -> list[Message]:
+    """The row as a conversation; a prompt and its completion are a chat of one turn. Raises `UsageError`."""
     if "messages" in row:
         return list(row["messages"])
     if "prompt" not in row or "chosen" in row:

@@ -1,8 +1,9 @@
-"""Files to records: json, jsonl, csv, parquet and txt, read record by record, each with the line where it begins.
+"""Files to records: json, jsonl, csv, tsv, parquet and txt, read record by record, each with the line where it begins.
 
 What cannot be read comes out as a `Problem` in its place, so that one pass can find them all. Sizes are checked
-before memory is taken. Text is UTF-8, with or without a byte order mark. Lines end in "\\n" or "\\r\\n", never at
-U+2028, which is an ordinary character inside JSON.
+before memory is taken. Files of text may be packed (.gz, .zst): they are unpacked as they are read. Text is UTF-8,
+with or without a byte order mark. Lines end in "\\n" or "\\r\\n", never at U+2028, which is an ordinary character
+inside JSON.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
 from groundup.core.errors import UsageError
+from groundup.data.packed import PACKED, TROUBLE, ending, opened
 from groundup.data.problems import BadRow, Problem
 
 Record = dict[str, Any]
 Found = tuple[int, Record] | Problem
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 MAX_FILE_BYTES = 2 << 30
 MAX_ROW_BYTES = 64 << 20
@@ -34,7 +37,8 @@ def find(path: Path, part: str = "train") -> Path:
     if path.is_dir():
         if part not in PARTS:
             raise UsageError(f"There is no part '{part}' of a data folder. Known parts: {', '.join(PARTS)}.")
-        files = (path / (stem + suffix) for stem in PARTS[part] for suffix in SUFFIXES)
+        endings = (*SUFFIXES, *(suffix + pack for suffix in SUFFIXES if suffix != ".parquet" for pack in PACKED))
+        files = (path / (stem + suffix) for stem in PARTS[part] for suffix in endings)
         found = [file for file in files if file.is_file()]
         if len(found) == 1:
             return found[0]
@@ -51,19 +55,37 @@ def find(path: Path, part: str = "train") -> Path:
 
 def records(path: Path) -> Iterator[Found]:
     """Each record of the file as (line, record), or the `Problem` that stands in its place."""
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"'{path.name}' does not say how to read it. Known endings: {', '.join(SUFFIXES)}.")
+    suffix = ending(path)
+    if suffix not in SUFFIXES or (suffix == ".parquet") != (path.suffix.lower() == ".parquet"):
+        known = f"{', '.join(SUFFIXES)}; {' and '.join(PACKED)} may follow those of text"
+        raise UsageError(f"'{path.name}' does not say how to read it. Known endings: {known}.")
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
         raise UsageError(f"'{path.name}' has {size:,} bytes, more than {MAX_FILE_BYTES:,}. Split it into several.")
     if suffix == ".parquet":
         yield from _parquet(path)
         return
-    with path.open("rb") as file:
+    try:
+        yield from _text_file(path, suffix)
+    except BadRow as bad:
+        yield bad.at(path.name, 0)
+    except TROUBLE as error:
+        if path.suffix.lower() not in PACKED:
+            raise
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        yield Problem(path.name, 0, "", f"cannot be unpacked ({reason})", "Is it complete? Pack it again.")
+
+
+def unit(path: Path) -> str:
+    """What a record's number counts: lines of a text file, rows of a parquet file."""
+    return "row" if path.suffix.lower() == ".parquet" else "line"
+
+
+def _text_file(path: Path, suffix: str) -> Iterator[Found]:
+    with opened(path) as file:
         start = file.read(4096)
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         yield Problem(path.name, 1, "", "is UTF-16 text", "Save it as UTF-8.")
-    elif suffix == ".csv":
+    elif suffix in (".csv", ".tsv"):
         yield from _csv(path)
     elif suffix == ".txt":
         yield from _txt(path)
@@ -71,11 +93,6 @@ def records(path: Path) -> Iterator[Found]:
         yield from _json_list(path)
     else:
         yield from _json_lines(path)
-
-
-def unit(path: Path) -> str:
-    """What a record's number counts: lines of a text file, rows of a parquet file."""
-    return "row" if path.suffix.lower() == ".parquet" else "line"
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -119,9 +136,9 @@ def parse(text: str, start: int = 0) -> tuple[Any, int]:
 
 
 def _json_lines(path: Path) -> Iterator[Found]:
-    for line, text in _lines(path):
-        if isinstance(text, Problem):
-            yield text
+    for line, text, problem in _lines(path):
+        if problem:
+            yield problem
             continue
         text = text.strip()
         if not text:
@@ -136,7 +153,10 @@ def _json_lines(path: Path) -> Iterator[Found]:
 
 
 def _json_list(path: Path) -> Iterator[Found]:
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    with opened(path) as file:
+        data = file.read(MAX_FILE_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
+    if len(data) > MAX_FILE_BYTES:
+        raise BadRow("", f"holds a list of more than {MAX_FILE_BYTES:,} bytes", "Write one row a line.")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -185,20 +205,22 @@ def _record(value: object) -> Record:
 # --- text, csv ------------------------------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str | Problem]]:
-    with path.open("rb") as file:
+def _lines(path: Path) -> Iterator[tuple[int, str, Problem | None]]:
+    """(number, text, None) for each line; what is not UTF-8 comes with its problem, and as Latin-1."""
+    with opened(path) as file:
         line = 0
         while data := file.readline(MAX_ROW_BYTES + 1):
             line += 1
             if len(data) > MAX_ROW_BYTES:
-                yield line, Problem(path.name, line, "", f"is longer than {MAX_ROW_BYTES:,} bytes", "Split the row.")
+                message = f"is longer than {MAX_ROW_BYTES:,} bytes"
+                yield line, "", Problem(path.name, line, "", message, "Split the row.")
                 return
             if line == 1:
                 data = data.removeprefix(b"\xef\xbb\xbf")
             try:
-                yield line, data.decode()
+                yield line, data.decode(), None
             except UnicodeDecodeError as error:
-                yield line, _not_utf8(path, line, error)
+                yield line, data.decode("latin-1"), _not_utf8(path, line, error)
 
 
 def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> Problem:
@@ -211,9 +233,9 @@ def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> Problem:
 def _txt(path: Path) -> Iterator[Found]:
     """A row a paragraph: blank lines divide."""
     begin, paragraph = 0, list[str]()
-    for line, text in _lines(path):
-        if isinstance(text, Problem):
-            yield text
+    for line, text, problem in _lines(path):
+        if problem:
+            yield problem
         elif text.strip():
             begin = begin if paragraph else line
             paragraph.append(text.rstrip("\r\n"))
@@ -224,45 +246,46 @@ def _txt(path: Path) -> Iterator[Found]:
         yield begin, {"text": "\n".join(paragraph)}
 
 
-class _Stop(Exception):
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-
-
 def _csv(path: Path) -> Iterator[Found]:
-    """The first line names the fields; of comma, semicolon and tab the one that it holds most divides them."""
+    """The first line names the fields; of comma, semicolon and tab the one that it holds most divides them.
+
+    A row with a line that is not UTF-8 comes as its problem; where the row ends is seen all the same.
+    """
+    bad = list[Problem]()  # in the row that is being read
 
     def lines() -> Iterator[str]:
-        for _, text in _lines(path):
-            if isinstance(text, Problem):
-                raise _Stop(text)
+        for _, text, problem in _lines(path):
+            if problem:
+                bad.append(problem)
             yield text
 
-    try:
-        first = next(lines(), "")
-    except _Stop as stop:
-        yield stop.problem
-        return
+    source = lines()
+    first = next(source, "")
     with _long_fields():
-        table = csv.reader(lines(), strict=True, delimiter=max(",;\t", key=first.count))
+        table = csv.reader(chain((first,), source), strict=True, delimiter=max(",;\t", key=first.count))
         begin = 1
         try:
             names = next(table, [])
+            if bad:
+                yield bad[0]
+                return
             if len(set(names)) < len(names) or not all(names):
                 yield Problem(path.name, 1, "", "needs one name for each column", "Name each column once.")
                 return
             begin = table.line_num + 1
             for cells in table:
-                if cells and len(cells) != len(names):
+                if bad:
+                    yield bad[0]
+                    bad.clear()
+                elif cells and len(cells) != len(names):
                     message = f"has {len(cells)} fields where the first line names {len(names)}"
                     yield Problem(path.name, begin, "", message, 'Put a text that holds the divider in "quotes".')
                 elif cells:
                     yield begin, {name: cell for name, cell in zip(names, cells, strict=True) if cell.strip()}
                 begin = table.line_num + 1
-        except _Stop as stop:
-            yield stop.problem
         except csv.Error as error:
-            yield Problem(path.name, begin, "", f"is not valid CSV: {error}", 'Is a closing " missing?')
+            wrong = Problem(path.name, begin, "", f"is not valid CSV: {error}", 'Is a closing " missing?')
+            yield bad[0] if bad else wrong
 
 
 @contextmanager

@@ -92,6 +92,12 @@ def make(
     return made
 
 
+def parts(source: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows that `make` writes by default, as the parts "train" and "test"."""
+    train, test = divide(read(source), held_out=100)
+    return {"train": [item.row() for item in train], "test": [item.row() for item in test]}
+
+
 def read(source: Path) -> list[Item]:
     """The distinct items, in a fixed order: none shares a headline, a text or an opening with another."""
     items, seen = list[Item](), set[tuple[str, str]]()

@@ -1,7 +1,7 @@
 """Rows of training data, in any usual format, as one of three shapes.
 
-What is read: the kinds of `kinds.py`, recognised by their keys, in a json, jsonl, csv, parquet or txt file, a folder
-of these, or a list of dicts. What comes out: `{"text"}`, `{"prompt", "completion"}` (two texts), or, for every kind of
+What is read: the kinds of `kinds.py`, recognised by their keys, in a json, jsonl, csv, tsv, parquet or txt file (also
+packed: .jsonl.gz), a folder of these, a data starter by its name, or a list of dicts. What comes out: `{"text"}`, `{"prompt", "completion"}` (two texts), or, for every kind of
 chat, `{"messages"}` with the roles system, user, assistant and tool (+ `"tools"`, and `"given"`: how many leading
 messages are the prompt, where a row says so). `null` and empty CSV cells count as missing. A .txt file holds one text
 a paragraph (blank lines divide).
@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from groundup.core.errors import UsageError
-from groundup.data import formats
+from groundup.data import formats, listing
 from groundup.data.formats import Found, Record
 from groundup.data.kinds import READERS, Row, recognise, show
+from groundup.data.packed import ending
 from groundup.data.problems import BadRow, Problem, printable
 
 
@@ -59,9 +60,63 @@ class Dataset:
 
     def __str__(self) -> str:
         """One line to announce: "train.jsonl: 500 rows, messages"."""
-        how = " (one a paragraph)" if self.path and self.path.suffix.lower() == ".txt" else ""
+        how = " (one a paragraph)" if self.path and ending(self.path) == ".txt" else ""
         rest = f"; not used: {', '.join(self.ignored)}" if self.ignored else ""
         return printable(f"{self.name}: {len(self)} row{'' if len(self) == 1 else 's'}, {self.kind}{how}{rest}")
+
+
+class Item(NamedTuple):
+    """A row with its place (in words, and the number of its line) and the record that it was read from."""
+
+    place: str
+    line: int
+    kind: str
+    row: Row
+    record: Record
+
+
+class Stream:
+    """The rows of a source one by one, as `Item` or, in the place of a bad one, `Problem`; again each time it is asked.
+
+    The source is a file, a folder (its `part`), a starter's name or a list of dicts. Nothing is kept in memory.
+    `title` is what the source was called; `kind` and `ignored` (keys that nothing uses) are known when it was gone
+    through.
+    """
+
+    def __init__(self, source: str | Path | Sequence[Record], *, part: str = "train", answers: bool = True) -> None:
+        self.path = formats.find(listing.locate(source, part), part) if isinstance(source, str | Path) else None
+        self._source, self._answers = source, answers
+        self.title = str(source) if self.path else "rows"
+        self.name, self.unit = (self.path.name, formats.unit(self.path)) if self.path else ("rows", "row")
+        self.kind, self.ignored = "", dict[str, None]()
+
+    def __iter__(self) -> Iterator[Item | Problem]:
+        for item in formats.records(self.path) if self.path else _listed(self._source):
+            yield item if isinstance(item, Problem) else self._item(*item)
+
+    def good(self) -> Iterator[Item]:
+        """The rows; the first bad one raises `UsageError`, and so does a source without rows."""
+        empty = True
+        for item in self:
+            if isinstance(item, Problem):
+                raise UsageError(f"{item} (groundup data check names every bad row)")
+            empty = False
+            yield item
+        if empty:
+            raise UsageError(f"{self.name} holds no rows. Is it the right file?")
+
+    def _item(self, line: int, record: Record) -> Item | Problem:
+        given = {key: value for key, value in record.items() if value is not None}
+        try:
+            kind = recognise(given)
+            self.kind = self.kind or kind
+            if kind != self.kind:
+                fix = "Keep one kind in a file."
+                raise BadRow("", f"is a row of kind {kind}, the rows before are {self.kind}", fix)
+            row = READERS[kind](given, self._answers, self.ignored)
+        except BadRow as bad:
+            return bad.at(self.name, line, self.unit)
+        return Item(f"{self.name} {self.unit} {line}", line, kind, row, record)
 
 
 def read(source: str | Path | Sequence[Record], *, part: str = "train", answers: bool = True) -> Dataset:
@@ -81,31 +136,17 @@ def scan(
     source: str | Path | Sequence[Record], *, part: str = "train", answers: bool = True
 ) -> tuple[Dataset, list[Problem]]:
     """As `read`, but with all problems instead of an error, and the good rows beside them."""
-    path = formats.find(Path(source), part) if isinstance(source, str | Path) else None
-    found = formats.records(path) if path else _listed(source)
-    name, unit = (path.name, formats.unit(path)) if path else ("rows", "row")
+    stream = Stream(source, part=part, answers=answers)
     rows, lines, problems = list[Row](), list[int](), list[Problem]()
-    kind, ignored = "", dict[str, None]()
-    for item in found:
+    for item in stream:
         if isinstance(item, Problem):
             problems.append(item)
-            continue
-        line, record = item
-        record = {key: value for key, value in record.items() if value is not None}
-        try:
-            this = recognise(record)
-            kind = kind or this
-            if this != kind:
-                raise BadRow("", f"is a row of kind {this}, the rows before are {kind}", "Keep one kind in a file.")
-            row = READERS[kind](record, answers, ignored)
-        except BadRow as bad:
-            problems.append(bad.at(name, line, unit))
-            continue
-        rows.append(row)
-        lines.append(line)
+        else:
+            rows.append(item.row)
+            lines.append(item.line)
     if not rows and not problems:
-        problems.append(Problem(name, 0, "", "holds no rows", "Is it the right file?", unit))
-    return Dataset(rows, kind or "unknown", path, lines, tuple(ignored)), problems
+        problems.append(Problem(stream.name, 0, "", "holds no rows", "Is it the right file?", stream.unit))
+    return Dataset(rows, stream.kind or "unknown", stream.path, lines, tuple(stream.ignored)), problems
 
 
 def split(
