@@ -21,11 +21,19 @@ if TYPE_CHECKING:
         finetune,
         load,
         merge,
+        pretrain,
         save,
         starters,
     )
     from groundup.model import Model
+    from groundup.peft.bitfit import BitFit
+    from groundup.peft.bottleneck import Bottleneck
+    from groundup.peft.full import Freeze, Full
+    from groundup.peft.ia3 import IA3
+    from groundup.peft.llama_adapter import LlamaAdapter
     from groundup.peft.lora import LoRA
+    from groundup.peft.prefix import PrefixTuning
+    from groundup.peft.prompt import Prompt
 
 __version__ = "0.1.0"
 
@@ -36,8 +44,17 @@ __all__ = [
     "starters",
     "adapt",
     "LoRA",
+    "IA3",
+    "Prompt",
+    "PrefixTuning",
+    "LlamaAdapter",
+    "Bottleneck",
+    "BitFit",
+    "Freeze",
+    "Full",
     "Model",
     "finetune",
+    "pretrain",
     "evaluate",
     "merge",
     "save",
@@ -49,6 +66,14 @@ __all__ = [
 _ROOMS = {"models", "data"}
 _HOMES = {name: "groundup.api" for name in __all__ if name not in _ROOMS} | {
     "LoRA": "groundup.peft.lora",
+    "IA3": "groundup.peft.ia3",
+    "Prompt": "groundup.peft.prompt",
+    "PrefixTuning": "groundup.peft.prefix",
+    "LlamaAdapter": "groundup.peft.llama_adapter",
+    "Bottleneck": "groundup.peft.bottleneck",
+    "BitFit": "groundup.peft.bitfit",
+    "Freeze": "groundup.peft.full",
+    "Full": "groundup.peft.full",
     "Model": "groundup.model",
 }
 

@@ -30,6 +30,13 @@ def test_tune(starter, tmp_path):
 
 
 @pytest.mark.timeout(600)
+def test_methods(starter):
+    starter("smollm2-135m-instruct")
+    said = run(EXAMPLES / "methods.py")
+    assert said.count("the same as alone: True") == 4 and "LoRA rank 4 on 210 linears" in said
+
+
+@pytest.mark.timeout(600)
 def test_look(starter, tmp_path):
     starter("smollm2-135m-instruct")
     starter("all-minilm-l6-v2")

@@ -94,7 +94,7 @@ class Recipe(BaseModel):
     """Where the texts are."""
     objective: Kinds | None = None
     """What is learned; it follows from the family."""
-    off: list[str] = []
+    without: list[str] = []
     """Parts whose numbers are 0 and stay 0, by the end of their names, such as embed.positions."""
 
     @staticmethod
@@ -136,11 +136,11 @@ class Scratch(Full):
     peft_type: ClassVar[str] = "GROUNDUP_SCRATCH"
     learning_rate: ClassVar[float] = 1e-3
 
-    off: str = ""
+    without: str = ""
     """Parts that stay as they are, by the ends of their names, with spaces between."""
 
     def trained(self, network: nn.Module, name: str) -> dict[str, nn.Parameter]:
-        return {n: p for n, p in super().trained(network, name).items() if not _ends(n, self.off.split())}
+        return {n: p for n, p in super().trained(network, name).items() if not _ends(n, self.without.split())}
 
 
 def pretrain(
@@ -179,7 +179,7 @@ def pretrain(
     read = rows.read(corpus.source)
     say(str(read))
     tokenizer = _tokenizer(found, kind, read, out / "tokenizer" if resume else None)
-    model = scratch(found.family, found.model, tokenizer, seed=given.seed, off=found.off, device=device)
+    model = scratch(found.family, found.model, tokenizer, seed=given.seed, without=found.without, device=device)
     count = sum(p.numel() for p in model.network.parameters())
     say(f"a {found.family} of {count:,} random numbers, a vocabulary of {tokenizer.vocab_size:,} tokens")
     train, valid, objective = _encoded(model, kind, corpus, read, given)
@@ -228,13 +228,13 @@ def scratch(
     tokenizer: Tokenizer,
     *,
     seed: int = 0,
-    off: Sequence[str] = (),
+    without: Sequence[str] = (),
     device: str = "cpu",
 ) -> Model:
     """A model of this family from random weights (`start`), ready to train every one of them.
 
-    sizes  the family's public keys
-    off    parts whose numbers are 0 and stay 0, by the ends of their names
+    sizes    the family's public keys
+    without  parts whose numbers are 0 and stay 0, by the ends of their names
     Raises UsageError for a key that the family does not have or that would have no effect, and for a part that is none.
     """
     module = family_of(family)
@@ -248,17 +248,17 @@ def scratch(
         network.pooler = None  # nothing here would teach it
     begin(network, seed)
     names = Full().trained(network, NAME)
-    for part in off:
+    for part in without:
         hit = [p for n, p in names.items() if _ends(n, [part])]
         if not hit:
             ends = sorted({n.rpartition(".")[0].rpartition("blocks.")[2].lstrip("0123456789.") for n in names})
-            raise UsageError(f"off: no part of this model is called {part!r}; there are {', '.join(ends)}")
+            raise UsageError(f"without: no part of this model is called {part!r}; there are {', '.join(ends)}")
         for parameter in hit:
             parameter.data.zero_()
-    text = json.dumps([config.to_public(), seed, list(off)], sort_keys=True)
+    text = json.dumps([config.to_public(), seed, list(without)], sort_keys=True)
     origin = Origin(f"random {family}", Path(), hashlib.sha256(text.encode()).hexdigest(), "random", family)
     generation: dict[str, Any] = {"do_sample": False, **named}
-    method = Scratch(" ".join(off))
+    method = Scratch(" ".join(without))
     return Model(
         network.to(device).eval(), module, config, tokenizer, origin, generation, adapter=NAME, methods={NAME: method}
     )
@@ -357,6 +357,10 @@ def _fault(error: ValidationError, *before: str) -> str:
     # a union's branches are named too: `tokenizer.Words.kind`, or the type that the value is not
     parts = [str(part) for part in first["loc"] if str(part) not in ("Words", "Data", "str", "int", "float")]
     place = ".".join([*before, *parts])
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"{place.rpartition('.')[0]} has no key {parts[-1]}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{place} = {first['input']!r}: {message}" if place else message
 
