@@ -75,6 +75,15 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(kind, tmp_path):
     assert (whole.last / name).read_bytes() == (again.last / name).read_bytes()
 
 
+def test_minutes_become_steps(tmp_path):
+    said: list[str] = []
+    run = gu.finetune(gu.adapt(model(), method("lora")), TEXTS, out=tmp_path / "run", minutes=0.02, batch=8,
+                      precision="float32", say=said.append)  # fmt: skip
+    assert run.steps >= 1 and any(f"--steps {run.steps} repeats" in line for line in said)
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert kept["steps"] == run.steps and kept["minutes"] is None
+
+
 def test_another_method_is_no_way_to_go_on(tmp_path):
     def start(kind: str, resume: bool):
         return gu.finetune(gu.adapt(model(), method(kind)), TEXTS, out=tmp_path / "run", steps=2, batch=8,
