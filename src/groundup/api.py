@@ -32,6 +32,7 @@ from groundup.data import encode, rows
 from groundup.evaluation.metrics import perplexity
 from groundup.evaluation.report import Report
 from groundup.inference.score import nll
+from groundup.inputs.tokenizer import Tokenizer
 from groundup.model import Model, write_adapter, write_model
 from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.peft.lora import LoRA
@@ -108,6 +109,16 @@ def load(
         precision=dtype,
     )
     return loaded if adapter is None else add_adapter(loaded, adapter)
+
+
+def tokenizer(model: str | Path, *, revision: str | None = None) -> Tokenizer:
+    """The tokenizer of anything that `load` takes, without its weights. UsageError where it has none."""
+    path = Path(model).expanduser()
+    if (path / "run.json").exists() and (path / "best" / "config.json").exists():
+        path = path / "best"
+    elif (path / "run.json").exists() or (path / "adapter_config.json").exists():
+        path = Path(_base_of(path))
+    return _load.tokenizer_of(path if path.exists() else str(path), revision)
 
 
 def build(config: FamilyConfig, *, seed: int = 0, std: float = 0.02) -> Model:

@@ -53,6 +53,13 @@ def test_data(starter, tmp_path):
     assert (tmp_path / "train.jsonl").exists() and len(list((tmp_path / "parts").iterdir())) == 3
 
 
+@pytest.mark.timeout(600)
+def test_pretrain(tmp_path):
+    said = run(EXAMPLES / "pretrain.py", tmp_path / "numbers", 20)  # a run that is worth something takes two minutes
+    assert "with positions: validation loss" in said and "without positions: validation loss" in said
+    assert (tmp_path / "numbers" / "with positions" / "best" / "model.safetensors").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_newsroom(tmp_path):

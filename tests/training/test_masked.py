@@ -20,6 +20,8 @@ from groundup.training.masked import chosen, disturbed, marked, masked, words_lo
 from groundup.training.pretrain import scratch
 from groundup.training.which import objective_for
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = [
     f"the {a} saw a {b} near the old {c}" for a in ("cat", "dog") for b in ("mouse", "bird") for c in ("mill", "sea")
 ]

@@ -28,7 +28,10 @@ from groundup.nn.step import Step
 from groundup.training import state
 from groundup.training.objective import CAUSAL
 from groundup.training.packing import Packed, around, pack, texts_of, unpacked
-from groundup.training.pretrain import Recipe, scratch
+from groundup.training.pretrain import scratch
+from groundup.training.recipe import Recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ANIMALS, VERBS, PLACES = ("cat", "dog", "bird"), ("saw", "met", "fed"), ("mill", "sea", "barn", "wood")
 TEXTS = [f"the {a} {v} a {b} near the {p}" for a in ANIMALS for v in VERBS for b in ANIMALS for p in PLACES]

@@ -21,6 +21,8 @@ from groundup.training.pretrain import scratch
 from groundup.training.seq2seq import seq2seq
 from groundup.training.which import objective_for
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ROWS = [
     {"prompt": " ".join(WORDS[i : i + n]), "completion": " ".join(reversed(WORDS[i : i + n]))}

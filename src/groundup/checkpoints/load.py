@@ -120,6 +120,18 @@ def _folder(name: str, path: Path, dtype: torch.dtype | None) -> Loaded:
     return Loaded(network, family, config, _tokenizer(path, generation, public), generation, origin, notes)
 
 
+def tokenizer_of(name: str | Path, revision: str | None = None) -> Tokenizer:
+    """A model's tokenizer and nothing else of it. UsageError where it has none."""
+    path = resolve(name, revision)
+    if path.is_file():
+        return Tokenizer.from_gguf(dict(open_gguf(path).metadata))
+    settings = [read_json(path / f) for f in ("generation_config.json", "config.json") if (path / f).exists()]
+    found = _tokenizer(path, *settings)
+    if found is None:
+        raise UsageError(f"{name} has no tokenizer, so there are no tokens to count or show")
+    return found
+
+
 def _tokenizer(path: Path, *settings: dict[str, Any]) -> Tokenizer | None:
     if not any((path / f).exists() for f in ("tokenizer.json", "vocab.txt", "vocab.json")):
         return None

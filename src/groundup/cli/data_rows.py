@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundup.cli.progress import Progress
-from groundup.core.errors import UsageError
 
 if TYPE_CHECKING:
     from groundup.inputs.tokenizer import Tokenizer
@@ -33,10 +32,7 @@ def counting(what: str = "row") -> Iterator[Callable[..., None]]:
 
 
 def tokenizer_of(model: str, revision: str | None) -> Tokenizer:
-    """The model's tokenizer; UsageError where it has none."""
+    """The model's tokenizer, without its weights; UsageError where it has none."""
     from groundup import api
 
-    found = api.load(model, revision=revision).tokenizer
-    if found is None:
-        raise UsageError(f"{model} has no tokenizer, so there are no tokens to count or show")
-    return found
+    return api.tokenizer(model, revision=revision)

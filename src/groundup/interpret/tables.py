@@ -14,7 +14,7 @@ from groundup.model import Model
 from groundup.nn.attention import Attention
 from groundup.nn.cache import Fresh
 from groundup.nn.linear import Embedding
-from groundup.nn.positions import Alibi, Bias, Rotary, frequencies
+from groundup.nn.positions import Alibi, Bias, Rotary, Sinusoidal, frequencies
 from groundup.nn.stack import EncoderDecoder, Stack
 from groundup.nn.step import Step, Taps
 
@@ -64,16 +64,17 @@ def positions(
 
 
 def sinusoidal(length: int, width: int, base: float = 10000.0) -> Float[Tensor, "L D"]:
-    """sin(p / base^(2i/D)) at 2i, the cosine at 2i + 1 (Vaswani et al., arXiv 1706.03762, section 3.5); D may be odd."""
-    place = torch.arange(length, dtype=torch.float64)[:, None]
-    turn = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    table = torch.stack(((place * turn).sin(), (place * turn).cos()), dim=2)
-    return table.flatten(1)[:, :width].float()
+    """The first `length` places of `groundup.nn.positions.Sinusoidal`."""
+    return Sinusoidal(width, base=base).table(torch.arange(length)).float()
 
 
 def _of_stack(stack: Stack, length: int) -> list[Positions]:
     found = []
     learned = stack.embed.positions
+    if isinstance(learned, Sinusoidal):
+        found.append(
+            Positions("sinusoidal", f"{stack.path}embed.positions", learned.table(torch.arange(length)).float())
+        )
     if isinstance(learned, Embedding):
         if length > learned.entries:
             raise UsageError(f"this model knows {learned.entries} positions, not {length}: ask for fewer")

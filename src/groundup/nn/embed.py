@@ -1,4 +1,4 @@
-"""The front of a text model: tokens, and where a family has them, learned positions, token types and a norm."""
+"""The front of a text model: tokens, and where a family has them, positions, token types and a norm."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from groundup.nn.linear import Embedding
+from groundup.nn.positions import Sinusoidal
 from groundup.nn.step import Step
 
 
 class Embed(nn.Module):
     """tokens[id] · scale + positions[position] + types[type], then the norm.
 
-    Vectors of `step.spliced` stand in for token embeddings (the embedding seam of soft prompts). Token types are 0
-    where the step names none. Shapes: ids [T] -> [T, D].
+    Positions are learned (an Embedding) or waves (Sinusoidal). Vectors of `step.spliced` stand in for token embeddings
+    (the embedding seam of soft prompts). Token types are 0 where the step names none. Shapes: ids [T] -> [T, D].
     """
 
     def __init__(
         self,
         tokens: Embedding,
         *,
-        positions: Embedding | None = None,
+        positions: Embedding | Sinusoidal | None = None,
         types: Embedding | None = None,
         norm: nn.Module | None = None,
         scale: float = 1.0,
@@ -40,7 +41,7 @@ class Embed(nn.Module):
         if step.spliced is not None:
             x = x.index_copy(0, step.spliced.at, step.spliced.x.to(x.dtype))
         if self.positions is not None:
-            x = x + self.positions(step.positions, step)
+            x = x + self.positions(step.positions, step).to(x.dtype)
         if self.types is not None:
             types = torch.zeros_like(ids) if step.types is None else step.types
             x = x + self.types(types, step)

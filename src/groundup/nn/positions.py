@@ -1,4 +1,4 @@
-"""How a model knows where a token stands: rotated queries and keys, or a bias on the scores.
+"""How a model knows where a token stands: waves added to its vector, rotated queries and keys, or a bias on the scores.
 
 Learned positions are an `Embedding` (see `embed.py`). Everything here is a function of positions alone, so that
 packed rows, cached steps and prompts of different lengths are one case.
@@ -16,6 +16,25 @@ from torch import Tensor, nn
 
 from groundup.nn.linear import Embedding
 from groundup.nn.step import Step
+
+
+class Sinusoidal:
+    """sin(p / base^(2i/D)) at 2i, the cosine at 2i + 1 (Vaswani et al., arXiv 1706.03762, section 3.5).
+
+    Added to the tokens' vectors like learned positions, without numbers of its own and without an end; D may be odd.
+    Shapes: positions [T] -> [T, D], in float64.
+    """
+
+    def __init__(self, width: int, *, base: float = 10000.0):
+        self.width, self.base = width, base
+
+    def table(self, positions: Int[Tensor, " T"]) -> Float[Tensor, "T D"]:
+        pairs = torch.arange(0, self.width, 2, dtype=torch.float64, device=positions.device)
+        angles = positions.to(torch.float64)[:, None] * self.base ** (-pairs / self.width)
+        return torch.stack((angles.sin(), angles.cos()), dim=2).flatten(1)[:, : self.width]
+
+    def __call__(self, positions: Int[Tensor, " T"], step: Step) -> Float[Tensor, "T D"]:
+        return self.table(positions)
 
 
 class Rotary:

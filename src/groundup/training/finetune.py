@@ -134,7 +134,9 @@ def conduct(
         )  # fmt: skip
 
     if not resume:
-        chosen = _timed(chosen, len(train), lambda: trainer(replace(chosen, steps=1, minutes=None)).seconds_a_step(), began, say)
+        chosen = _timed(
+            chosen, len(train), lambda: trainer(replace(chosen, steps=1, minutes=None)).seconds_a_step(), began, say
+        )
     say(f"settings: {chosen.flags()}")
     say(method.described(network, name))
     if dry_run:

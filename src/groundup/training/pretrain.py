@@ -12,120 +12,42 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from groundup import models
-from groundup.checkpoints.gguf import open_gguf
-from groundup.checkpoints.load import Origin, resolve
+from groundup.checkpoints.load import Origin, tokenizer_of
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import UsageError
 from groundup.core.files import read_json, write_json
-from groundup.core.yamls import read_yaml
 from groundup.data import rows
 from groundup.data.encode import EncodedRows, encode_all
 from groundup.data.rows import Dataset
 from groundup.data.texts import said
 from groundup.inputs.tokenizer import Tokenizer
-from groundup.inputs.train import Kind, train_tokenizer
+from groundup.inputs.train import train_tokenizer
 from groundup.model import Model
 from groundup.nn.stack import Encoder, EncoderDecoder
 from groundup.peft.full import Full
 from groundup.training.finetune import Say, conduct, settings_for
 from groundup.training.loop import Run
 from groundup.training.objective import Objective
-from groundup.training.packing import Documents, pack, unpacked
+from groundup.training.packing import pack, unpacked
+from groundup.training.recipe import Data, Kinds, Recipe, Words
 from groundup.training.seq2seq import encode_pairs
 from groundup.training.settings import Settings
 from groundup.training.start import begin
 from groundup.training.which import objective_for
 
-Kinds = Literal["causal", "masked", "seq2seq"]
-STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 LENGTH = 512  # tokens a row, where neither the recipe nor the model says how long one is
 HELD_OUT = 1000  # texts (or rows of joined texts) that validation gets at most
 NAME = "pretrained"
-
-
-class Words(BaseModel):
-    """The tokenizer to train."""
-
-    model_config = STRICT
-    kind: Kind | None = None
-    """bpe, wordpiece, word or character; left out, wordpiece for masked words and bpe for all else."""
-    vocabulary: int = 8000
-    """The most tokens."""
-    lowercase: bool | None = None
-    """Whether capitals become small; left out, for wordpiece alone."""
-
-
-class Data(BaseModel):
-    """What is learned from."""
-
-    model_config = STRICT
-    source: str
-    """A file, a folder or a data starter's name."""
-    validation: str | None = None
-    """Rows to validate on; left out, a twentieth is split off."""
-    length: int | None = None
-    """Tokens a row; left out, what the model can read, 512 at most."""
-    documents: Documents = "apart"
-    """apart: no text sees another; joined: they follow each other in one stream."""
-
-
-class Recipe(BaseModel):
-    """What to pretrain, and on what; beside these keys a recipe holds the settings of the run (`Settings`)."""
-
-    model_config = STRICT
-    family: str
-    """gpt2, llama, bloom, bert or t5."""
-    model: dict[str, Any] = {}
-    """The family's own keys, as in its config.json; the size of the vocabulary comes from the tokenizer."""
-    tokenizer: Words | str = Words()
-    """What to train, or the name of a model whose tokenizer is taken."""
-    data: Data | str
-    """Where the texts are."""
-    objective: Kinds | None = None
-    """What is learned; it follows from the family."""
-    without: list[str] = []
-    """Parts whose numbers are 0 and stay 0, by the end of their names, such as embed.positions."""
-
-    @staticmethod
-    def read(source: str | Path | Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-        """The recipe in a YAML file or a dict, and its settings. UsageError, with the key, for all that is not known."""
-        where = "the recipe" if isinstance(source, Mapping) else str(source)
-        given = dict(source) if isinstance(source, Mapping) else read_yaml(source)
-        if not isinstance(given, dict):
-            raise UsageError(f"{where} holds no lines like `family: gpt2`, but {type(given).__name__}")
-        known = [f.name for f in fields(Settings)]
-        unknown = [str(key) for key in given if key not in known and key not in Recipe.model_fields]
-        if unknown:
-            raise UsageError(
-                f"{where} has no key {', '.join(unknown)}; there are {', '.join([*Recipe.model_fields, *known])}"
-            )
-        settings = {key: value for key, value in given.items() if key in known}
-        try:
-            recipe = Recipe(**{key: value for key, value in given.items() if key not in known})
-        except ValidationError as error:
-            raise UsageError(f"{where}: {_fault(error)}") from None
-        hints = get_type_hints(Settings)
-        for key, value in settings.items():
-            try:
-                TypeAdapter(hints[key]).validate_python(value, strict=True)
-            except ValidationError as error:
-                raise UsageError(f"{where}: {_fault(error, key)}") from None
-        return recipe, settings
-
-    @property
-    def corpus(self) -> Data:
-        return Data(source=self.data) if isinstance(self.data, str) else self.data
 
 
 @dataclass(frozen=True)
@@ -259,9 +181,11 @@ def scratch(
     origin = Origin(f"random {family}", Path(), hashlib.sha256(text.encode()).hexdigest(), "random", family)
     generation: dict[str, Any] = {"do_sample": False, **named}
     method = Scratch(" ".join(without))
-    return Model(
-        network.to(device).eval(), module, config, tokenizer, origin, generation, adapter=NAME, methods={NAME: method}
-    )
+    try:
+        network.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return Model(network.eval(), module, config, tokenizer, origin, generation, adapter=NAME, methods={NAME: method})
 
 
 def config_of(
@@ -304,8 +228,7 @@ def _tokenizer(recipe: Recipe, kind: Kinds, read: Dataset, kept: Path | None) ->
         chosen = wanted.kind or ("wordpiece" if kind == "masked" else "bpe")
         texts = (said(row) for row in read.rows)
         return train_tokenizer(texts, chosen, vocabulary=wanted.vocabulary, specials=kind, lowercase=wanted.lowercase)
-    path = resolve(wanted)
-    return Tokenizer.from_gguf(open_gguf(path).metadata) if path.is_file() else Tokenizer.from_folder(path)
+    return tokenizer_of(wanted)
 
 
 def _encoded(
@@ -350,19 +273,3 @@ def _split(read: Dataset, seed: int) -> tuple[Dataset, Dataset]:
 
 def _held(count: int) -> int:
     return min(HELD_OUT, max(1, count // 20))
-
-
-def _fault(error: ValidationError, *before: str) -> str:
-    first = error.errors()[0]
-    # a union's branches are named too: `tokenizer.Words.kind`, or the type that the value is not
-    parts = [str(part) for part in first["loc"] if str(part) not in ("Words", "Data", "str", "int", "float")]
-    place = ".".join([*before, *parts])
-    if first["type"] == "missing":
-        return f"{place} is missing"
-    if first["type"] == "extra_forbidden":
-        return f"{place.rpartition('.')[0]} has no key {parts[-1]}"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{place} = {first['input']!r}: {message}" if place else message
-
-
-__all__ = ["Data", "Recipe", "Words", "pretrain", "scratch"]
