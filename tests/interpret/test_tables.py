@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from groundup.core.errors import UsageError
 from groundup.interpret.tables import by_distance, mask, positions, sinusoidal
 from groundup.nn.cache import Fresh
+from groundup.nn.embed import Embed
+from groundup.nn.positions import Sinusoidal
 from groundup.nn.step import Step
 
 
@@ -36,6 +40,15 @@ def test_learned_positions_are_the_files(pair: Callable[[str], Any]) -> None:
     assert torch.equal(found.values, oracle.transformer.wpe.weight[:11])
     with pytest.raises(UsageError, match="61 positions, not 62"):
         positions(model, 62)
+
+
+def test_a_model_with_waves_shows_them(pair: Callable[[str], Any]) -> None:
+    _, model = pair("gpt2-plain")
+    network = deepcopy(model.network)
+    network.embed = Embed(network.embed.tokens, positions=Sinusoidal(network.embed.tokens.width))
+    (found,) = positions(replace(model, network=network), 70)
+    assert (found.kind, found.path) == ("sinusoidal", "embed.positions")
+    assert torch.equal(found.values, sinusoidal(70, network.embed.tokens.width))
 
 
 @pytest.mark.parametrize("name", ["llama-grouped", "llama-yarn", "llama-llama3"])

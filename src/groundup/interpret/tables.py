@@ -70,15 +70,14 @@ def sinusoidal(length: int, width: int, base: float = 10000.0) -> Float[Tensor, 
 
 def _of_stack(stack: Stack, length: int) -> list[Positions]:
     found = []
-    learned = stack.embed.positions
-    if isinstance(learned, Sinusoidal):
-        found.append(
-            Positions("sinusoidal", f"{stack.path}embed.positions", learned.table(torch.arange(length)).float())
-        )
-    if isinstance(learned, Embedding):
-        if length > learned.entries:
-            raise UsageError(f"this model knows {learned.entries} positions, not {length}: ask for fewer")
-        rows = learned.weight.rows(torch.arange(length, device=_device(stack)))
+    places = stack.embed.positions
+    if isinstance(places, Sinusoidal):
+        waves = places.table(torch.arange(length)).float()
+        found.append(Positions("sinusoidal", f"{stack.path}embed.positions", waves))
+    if isinstance(places, Embedding):
+        if length > places.entries:
+            raise UsageError(f"this model knows {places.entries} positions, not {length}: ask for fewer")
+        rows = places.weight.rows(torch.arange(length, device=_device(stack)))
         found.append(Positions("learned", f"{stack.path}embed.positions", rows.detach().float()))
     first = next((part for part in stack.modules() if isinstance(part, Attention) and not part.cross), None)
     if first is not None and first.rotary is not None:
