@@ -12,6 +12,7 @@ from groundup.api import LoRA, finetune
 from groundup.cli.main import main
 from groundup.core.errors import GroundupError
 from groundup.evaluation.report import Report
+from groundup.training.settings import Settings
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def test_finetune_passes_every_flag_on(calls: Any, tmp_path: Path, capsys: pytes
     assert calls.names == ["load", "adapt", "finetune"]
     assert calls["load"]["dtype"] == "float32"
     assert (calls["adapt"]["method"].rank, calls["adapt"]["seed"]) == (3, 7)
-    asked = calls["finetune"]
+    asked = calls["finetune"]["settings"]
     assert (asked["minutes"], asked["steps"], asked["seed"], asked["precision"]) == (5.0, None, 7, "bfloat16")
     shown = capsys.readouterr().out
     assert "best  step 6, validation loss 0.5000" in shown and "last  step 9" in shown
@@ -156,7 +157,9 @@ def test_finetune_passes_every_flag_on(calls: Any, tmp_path: Path, capsys: pytes
 
 def test_every_setting_of_the_api_has_a_flag(calls: Any, tmp_path: Path) -> None:
     assert main(["finetune", "m", "--data", "rows.jsonl", "--out", str(tmp_path / "run")]) == 0
-    assert calls["finetune"].keys() == inspect.signature(finetune).parameters.keys()
+    given = calls["finetune"]
+    assert given.keys() | {"objective"} == inspect.signature(finetune).parameters.keys()  # it follows from the model
+    assert given["settings"].keys() == Settings.__dataclass_fields__.keys()
     assert vars(calls["adapt"]["method"]).keys() == LoRA.__dataclass_fields__.keys()
 
 
