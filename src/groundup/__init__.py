@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from groundup.api import (
         adapt,
         build,
+        compare,
         doctor,
         download,
         evaluate,
@@ -54,6 +55,7 @@ __all__ = [
     "Full",
     "Model",
     "finetune",
+    "compare",
     "pretrain",
     "evaluate",
     "merge",

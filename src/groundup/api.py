@@ -1,4 +1,4 @@
-"""The verbs: load, build, pretrain, adapt, finetune, evaluate, merge, save; and download, starters, doctor.
+"""The verbs: load, build, pretrain, adapt, finetune, compare, evaluate, merge, save; and download, starters, doctor.
 
 None of them changes what it is given. Long ones tell how far they are through `on_progress`.
 """
@@ -38,6 +38,7 @@ from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.peft.lora import LoRA
 from groundup.peft.method import Method
 from groundup.peft.surgery import shared
+from groundup.training.compare import compare
 from groundup.training.finetune import finetune
 from groundup.training.pretrain import pretrain
 from groundup.training.which import objective_for
@@ -50,6 +51,7 @@ __all__ = [
     "Model",
     "adapt",
     "build",
+    "compare",
     "doctor",
     "download",
     "evaluate",

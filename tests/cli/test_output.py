@@ -50,14 +50,6 @@ def test_listing_aligns_and_nests() -> None:
     assert text == "name   x\nsizes\n  layers  3\n  none    -\nstops  1, 2\nempty  -"
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (145_000_000, "145 MB"), (3.8e9, "3.8 GB")],
-)
-def test_sizes(count: float, text: str) -> None:
-    assert output.size(count) == text
-
-
 class Screen:
     """A stream into a file, which says that it is a terminal if told so."""
 

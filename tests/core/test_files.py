@@ -276,3 +276,11 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("GROUNDUP_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_dir() == tmp_path / ".cache" / "groundup"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (145_000_000, "145 MB"), (3.8e9, "3.8 GB")],
+)
+def test_sizes(count: float, text: str) -> None:
+    assert files.size(count) == text

@@ -47,6 +47,16 @@ def test_bars(tmp_path: Path) -> None:
         plots.bars(["x", "y"], {"one": [(0.5, 0.4, 0.6)]}, tmp_path / "b.png")
 
 
+def test_panels(tmp_path: Path) -> None:
+    scores = [(0.1, 0.1, 0.1), (0.8, 0.7, 0.9), None]
+    numbers = [None, (5e3, 5e3, 5e3), (1.3e8, 1.3e8, 1.3e8)]
+    columns = {"score": (scores, "{:.2f}".format), "trained $": (numbers, "{:,.0f}".format)}
+    plots.panels(["untouched", "prompt length=20", "full"], columns, tmp_path / "a.png", title="Methods", marked="full")
+    assert size(tmp_path / "a.png")[0] > 700
+    with pytest.raises(UsageError, match="as many values"):
+        plots.panels(["one"], columns, tmp_path / "b.png", title="")
+
+
 def test_no_global_state_and_any_thread(tmp_path: Path) -> None:
     failures: list[BaseException] = []
 

@@ -11,9 +11,10 @@ from cyclopts import Parameter
 
 from groundup.cli.methods import Flags, Kind, chosen
 from groundup.cli.options import Common, Place, Which, open_model, typed
-from groundup.cli.output import result, size
+from groundup.cli.output import result
 from groundup.cli.progress import Progress, clock
 from groundup.core.errors import UsageError
+from groundup.core.files import size
 from groundup.training.settings import Settings
 
 EXAMPLE = "groundup finetune smollm2-135m-instruct --data train.jsonl --out runs/mine --minutes 5"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from groundup.cli.options import Common
-from groundup.cli.output import result, size
+from groundup.cli.output import result
+from groundup.core.files import size
 
 EXAMPLE = "groundup list"
 

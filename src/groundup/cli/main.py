@@ -30,6 +30,7 @@ VERBS = (
     "fill",
     "embed",
     "finetune",
+    "compare",
     "pretrain",
     "evaluate",
     "merge",

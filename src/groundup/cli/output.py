@@ -66,12 +66,3 @@ def listing(facts: Mapping[str, object], indent: str = "") -> str:
         else:
             lines.append(f"{indent}{name:{width}}  {'-' if value is None else value}")
     return "\n".join(lines)
-
-
-def size(count: float) -> str:
-    """Bytes as people say them: 145 MB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from groundup.cli.options import Common, Place, typed, use_threads
-from groundup.cli.output import result, size
+from groundup.cli.output import result
 from groundup.cli.progress import Progress, clock
 from groundup.cli.settings import Changed
 from groundup.core.errors import UsageError
+from groundup.core.files import size
 
 EXAMPLE = "groundup pretrain examples/configs/gpt-tiny-bible.yaml --out runs/gpt --minutes 5"
 

@@ -10,7 +10,8 @@ import time
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
-from groundup.cli.output import safe, size
+from groundup.cli.output import safe
+from groundup.core.files import size
 
 if TYPE_CHECKING:
     from rich.live import Live

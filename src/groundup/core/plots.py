@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,6 +171,59 @@ def bars(
         handlelength=1.2,
         handleheight=1.0,
     )
+    _write(figure, path)
+
+
+def panels(
+    lines: Sequence[str],
+    columns: Mapping[str, tuple[Sequence[tuple[float, float, float] | None], Callable[[float], str]]],
+    path: str | Path,
+    *,
+    title: str,
+    marked: str | None = None,
+) -> None:
+    """Small pictures side by side, one a column: a horizontal bar a line, (value, low, high) with its spread, and the
+    value as a text.
+
+    Values are not negative; those that differ a hundredfold stand on a logarithmic scale. marked: the line in colour.
+    """
+    if not lines or not columns or any(len(values) != len(lines) for values, _ in columns.values()):
+        raise UsageError(f"{len(lines)} lines need as many values in each column")
+    from matplotlib.figure import Figure
+
+    names = [_shown(name, 36) for name in lines]
+    width, height = 0.6 + 0.085 * max(map(len, names)) + 2.1 * len(columns), 1.35 + 0.42 * len(lines)
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained", facecolor="white")
+    figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    every = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, (name, (values, text)) in zip(every, columns.items(), strict=True):
+        _dress(axes)
+        positive = [value[0] for value in values if value is not None and value[0] > 0]
+        far = bool(positive) and max(positive) >= 100 * min(positive)
+        axes.set_title(_plain(name) + (", log scale" if far else ""), loc="left", fontsize=10, color=QUIET)
+        if far:
+            axes.set_xscale("log")
+            axes.set_xlim(min(positive) / 10, max(positive))
+        for at, value in enumerate(values):
+            if value is None:
+                continue
+            middle, low, high = value
+            axes.barh([at], [middle], 0.66, color=COLOURS[1 if lines[at] == marked else 0], zorder=2)
+            if high > low:
+                reach = [[max(0.0, middle - max(low, 0.0))], [max(0.0, high - middle)]]
+                axes.errorbar([middle], [at], xerr=reach, color=INK, linewidth=1.1, capsize=3, zorder=3)
+            axes.annotate(
+                text(middle), (max(middle, high), at), (4, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK
+            )  # fmt: skip
+        low, high = axes.get_xlim()
+        # room for the text behind the longest bar
+        axes.set_xlim((low, high * (high / low) ** 0.6) if axes.get_xscale() == "log" else (0, high * 1.5 or 1))
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelbottom=False, length=0)
+        axes.spines["bottom"].set_visible(False)
+    every[0].set_yticks(range(len(names)), names)
+    every[0].invert_yaxis()
     _write(figure, path)
 
 
@@ -361,6 +414,12 @@ def _sheet(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     title = textwrap.fill(title, max(12, round(8.5 * (width - 1.4))))  # about so many bold letters fit an inch
     axes.set_title(_plain(title), loc="left", fontsize=13, fontweight="bold", color=INK, pad=12)
+    _dress(axes)
+    return figure, axes
+
+
+def _dress(axes: Axes) -> None:
+    """The house's colours on a pair of axes."""
     axes.grid(visible=True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=QUIET, labelcolor=INK, labelsize=10)
@@ -370,7 +429,6 @@ def _sheet(width: float, height: float, title: str) -> tuple[Figure, Axes]:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#b8c1ca")
-    return figure, axes
 
 
 def _shades() -> Colormap:

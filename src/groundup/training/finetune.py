@@ -144,7 +144,9 @@ def conduct(
         return Run(out, out / "best", out / "last", 0, 0, nan, nan, nan, 0.0, 0, 0, 0, machine.peak_memory())
     if not resume:
         with atomic_folder(out) as folder:
-            write_json(folder / "run.json", {**identity, "settings": asdict(chosen), "version": __version__})
+            count = sum(p.numel() for p in trained.values())
+            facts = {**identity, "settings": asdict(chosen), "trained_numbers": count, "version": __version__}
+            write_json(folder / "run.json", facts)
             beside(folder)
     return trainer(chosen).go()
 

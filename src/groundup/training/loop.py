@@ -30,7 +30,7 @@ from groundup.data.batches import Batches, Place
 from groundup.nn.stack import Stack
 from groundup.training import state
 from groundup.training.lomo import Lomo
-from groundup.training.objective import CAUSAL, Objective
+from groundup.training.objective import CAUSAL, Objective, mean_loss
 from groundup.training.settings import Settings
 
 KeepAdapter = Callable[[Path], None]
@@ -162,14 +162,14 @@ class Trainer:
     def validate(self) -> float:
         """Mean loss over the trained tokens of the validation rows."""
         self.network.eval()
-        order = sorted(range(len(self.validation)), key=lambda i: len(self.validation[i].ids))
-        total, count = 0.0, 0
-        with torch.no_grad():
-            for i in range(0, len(order), self.settings.batch):
-                group = [self.validation[j] for j in order[i : i + self.settings.batch]]
-                loss, n = self.objective.loss(self.network, group, adapter=self.adapter, device=self.device)
-                total, count = total + float(loss), count + n
-        return total / count
+        return mean_loss(
+            self.objective,
+            self.network,
+            self.validation,
+            batch=self.settings.batch,
+            adapter=self.adapter,
+            device=self.device,
+        )
 
     # --- the run ------------------------------------------------------------------------------------------------------
 

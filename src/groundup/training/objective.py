@@ -39,6 +39,25 @@ class Objective:
     count: Callable[[Any], int]
 
 
+def mean_loss(
+    objective: Objective,
+    network: nn.Module,
+    rows: Sequence[Any],
+    *,
+    batch: int,
+    adapter: str | None = None,
+    device: torch.device | str = "cpu",
+) -> float:
+    """The mean loss over the trained tokens of these rows, without gradients, in batches of rows of like length."""
+    order = sorted(rows, key=lambda row: len(row.ids))
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for i in range(0, len(order), batch):
+            loss, n = objective.loss(network, order[i : i + batch], adapter=adapter, device=device)
+            total, count = total + float(loss), count + n
+    return total / count
+
+
 def causal_loss(
     network: Decoder,
     rows: Sequence[Encoded],
