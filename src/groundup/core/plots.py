@@ -220,7 +220,7 @@ def panels(
         axes.set_xlim((low, high * (high / low) ** 0.6) if axes.get_xscale() == "log" else (0, high * 1.5 or 1))
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-        axes.tick_params(axis="x", labelbottom=False, length=0)
+        axes.tick_params(axis="x", which="both", labelbottom=False, length=0)
         axes.spines["bottom"].set_visible(False)
     every[0].set_yticks(range(len(names)), names)
     every[0].invert_yaxis()
