@@ -332,16 +332,17 @@ def write_model(model: Model, folder: Path) -> None:
 def write_adapter(model: Model, folder: Path) -> None:
     """The adapter in use in PEFT's layout, with its base's name and its probe, into an empty folder."""
     assert model.adapter is not None
+    rules = model.family.hugging_face(model.config)
     adapters.write(
         folder,
         model.network,
         model.methods[model.adapter],
         model.adapter,
-        model.family.hugging_face(model.config),
+        rules,
         base=base_facts(model),
         probe=model.probe(model.adapter),
         settings={"task_type": getattr(model.family, "TASK", "CAUSAL_LM")},
-        transposed=model.config.family() == "gpt2",
+        transposed=any(o.name == "transpose" for r in rules.table for o in r.operations),
     )
 
 

@@ -141,6 +141,9 @@ class Attention(nn.Module):
     window            ... and no further back than `window` - 1 tokens
     rotary, bias      positions: turned into q and k, or added to the scores as a function of positions
     scale             of the scores (default head_dim ** -0.5; T5 has 1)
+    cap               of the scores (see `attend`)
+    clip              what q, k and v give is cut off at ±clip
+    q_norm, k_norm    norms over each head's q and k, before they turn (Henry et al., arXiv 2010.04245)
 
     Shapes: x [T, width] -> [T, width].
     """
@@ -159,6 +162,9 @@ class Attention(nn.Module):
         score_bias: Bias | None = None,
         scale: float | None = None,
         cap: float | None = None,
+        clip: float | None = None,
+        q_norm: nn.Module | None = None,
+        k_norm: nn.Module | None = None,
         bias: bool = True,
         out_bias: bool | None = None,
     ):
@@ -170,11 +176,12 @@ class Attention(nn.Module):
         source = width if memory_width is None else memory_width
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.cross, self.causal, self.window = memory_width is not None, causal, window
-        self.scale, self.cap = head_dim**-0.5 if scale is None else scale, cap
+        self.scale, self.cap, self.clip = head_dim**-0.5 if scale is None else scale, cap, clip
         self.q = Linear(width, heads * head_dim, bias=bias)
         self.k = Linear(source, kv_heads * head_dim, bias=bias)
         self.v = Linear(source, kv_heads * head_dim, bias=bias)
         self.o = Linear(heads * head_dim, width, bias=bias if out_bias is None else out_bias)
+        self.q_norm, self.k_norm = q_norm, k_norm
         self.rotary = rotary  # no parameters of its own
         self._score_bias = (score_bias,)  # in a tuple: a bias with parameters is registered by the stack that owns it
         self.path = ""  # where the cache keeps this part's keys; given once by the network that it stands in
@@ -185,7 +192,9 @@ class Attention(nn.Module):
         return self._score_bias[0]
 
     def forward(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "T D"]:
-        q = self.q(x, step).unflatten(-1, (self.heads, self.head_dim))
+        q = self._heads(self.q(x, step), self.heads)
+        if self.q_norm is not None:
+            q = self.q_norm(q, step)
         if self.rotary is not None:
             q = self.rotary(q, step)
         keys = self._remember(step) if self.cross else self._write(x, step)
@@ -204,8 +213,9 @@ class Attention(nn.Module):
         return self.o(mixed.flatten(-2), step)
 
     def _write(self, x: Float[Tensor, "T D"], step: Step) -> Keys:
-        k = self.k(x, step).unflatten(-1, (self.kv_heads, self.head_dim))
-        v = self.v(x, step).unflatten(-1, (self.kv_heads, self.head_dim))
+        k, v = self._heads(self.k(x, step), self.kv_heads), self._heads(self.v(x, step), self.kv_heads)
+        if self.k_norm is not None:
+            k = self.k_norm(k, step)
         if self.rotary is not None:
             k = self.rotary(k, step)
         return step.cache.write(self.path, k, v, step)
@@ -214,9 +224,14 @@ class Attention(nn.Module):
         memory = step.memory
         if memory is None:  # the rows joined in an earlier call
             return step.cache.read(self.path, step)
-        k = self.k(memory.x, memory.step).unflatten(-1, (self.kv_heads, self.head_dim))
-        v = self.v(memory.x, memory.step).unflatten(-1, (self.kv_heads, self.head_dim))
+        k, v = (self._heads(part(memory.x, memory.step), self.kv_heads) for part in (self.k, self.v))
+        if self.k_norm is not None:
+            k = self.k_norm(k, memory.step)
         return step.cache.fill(self.path, k, v, step)
+
+    def _heads(self, x: Float[Tensor, "T HDh"], heads: int) -> Float[Tensor, "T H Dh"]:
+        x = x if self.clip is None else x.clamp(-self.clip, self.clip)
+        return x.unflatten(-1, (heads, self.head_dim))
 
     def _beside(
         self, mixed: Float[Tensor, "T H Dh"], q: Float[Tensor, "T H Dh"], step: Step

@@ -27,6 +27,7 @@ class Branch:
     on_output   norm on what the core gives, before adding (`<name>_out_norm`)
     after       norm on the sum
     adds_to     "input" (the usual), or "normed": the sum starts from the normed input (BLOOM's option)
+    beside      reads what the branch before it read, not that branch's sum (a parallel residual: GPT-NeoX)
     """
 
     name: str
@@ -35,6 +36,7 @@ class Branch:
     on_output: nn.Module | None = None
     after: nn.Module | None = None
     adds_to: str = "input"
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class _Plan:
     on_output: str | None
     after: str | None
     from_normed: bool
+    beside: bool
 
 
 class Block(nn.Module):
@@ -67,14 +70,17 @@ class Block(nn.Module):
                     out if b.on_output is not None else None,
                     norm if b.after is not None else None,
                     b.adds_to == "normed",
+                    b.beside,
                 )
             )
         self.plan = tuple(plan)
 
     def forward(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "T D"]:
         parts = cast(dict[str, nn.Module], self._modules)
+        read = x
         for p in self.plan:
-            normed = x if p.before is None else parts[p.before](x, step)
+            read = read if p.beside else x
+            normed = read if p.before is None else parts[p.before](read, step)
             y = parts[p.core](normed, step)
             if p.on_output is not None:
                 y = parts[p.on_output](y, step)

@@ -57,6 +57,8 @@ class Square:
         rows = step.rows
         shown = None if step.taps is None else step.taps.weights
         fused = cap is None and shown is None
+        if window is not None and window >= self.k.shape[1]:
+            window = None  # every key is near
         causal = causal and self.own
         # queries and keys that start together need no mask: the triangle hides what stands behind a short row
         triangle = causal and window is None and bias is None and not any(self.past)

@@ -38,18 +38,20 @@ class LayerNorm(nn.Module):
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x²) + eps) * weight over the last axis (Zhang & Sennrich, arXiv 1910.07467, eq. 4).
 
-    The mean is taken in float32 whatever the format of `x`. Shapes: x [T, D] -> [T, D].
+    The mean is taken in float32 whatever the format of `x`. With `centred` the gain is 1 + weight (Gemma), so that
+    weight decay draws it to 1. Shapes: x [T, D] -> [T, D], or each head's [T, H, Dh].
     """
 
-    def __init__(self, width: int, *, eps: float):
+    def __init__(self, width: int, *, eps: float, centred: bool = False):
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width), requires_grad=False)
+        self.eps, self.centred = eps, centred
+        self.weight = nn.Parameter(torch.zeros(width) if centred else torch.ones(width), requires_grad=False)
 
-    def forward(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "T D"]:
-        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            return _Normalize.apply(x, self.weight, self.eps)
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+    def forward(self, x: Float[Tensor, "*T D"], step: Step) -> Float[Tensor, "*T D"]:
+        gain: Tensor = 1.0 + self.weight if self.centred else self.weight
+        if torch.is_grad_enabled() and (x.requires_grad or gain.requires_grad):
+            return _Normalize.apply(x, gain, self.eps)
+        return F.rms_norm(x, gain.shape, gain.to(x.dtype), self.eps)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}"
@@ -75,7 +77,7 @@ class _Normalize(torch.autograd.Function):
         g = grads[0].to(normal.dtype)
         dx = dweight = None
         if ctx.needs_input_grad[1]:
-            dweight = (g * normal).sum(0).to(weight.dtype)
+            dweight = (g * normal).flatten(0, -2).sum(0).to(weight.dtype)
         if ctx.needs_input_grad[0]:
             h = g * weight
             along = (h * normal).mean(-1, keepdim=True)

@@ -18,6 +18,7 @@ from torch import nn
 
 from groundup.nn.attention import Attention
 from groundup.nn.linear import Embedding, Linear
+from groundup.nn.norms import RMSNorm
 from groundup.nn.positions import RelativeBias
 from groundup.nn.stack import EncoderDecoder, Stack
 
@@ -28,12 +29,13 @@ def begin(network: nn.Module, seed: int = 0) -> None:
     """Fill this very network with the numbers of `seed`."""
     draw = torch.Generator().manual_seed(seed)
     widths = deviations(network)
+    centred = {f"{path}.weight" for path, part in network.named_modules() if isinstance(part, RMSNorm) and part.centred}
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             path = name.removesuffix(".weight.values")
             if path in widths:
                 parameter.copy_(torch.randn(parameter.shape, generator=draw) * widths[path])
-            elif name.endswith("bias"):
+            elif name.endswith("bias") or name in centred:
                 parameter.zero_()
             else:
                 parameter.fill_(1.0)
@@ -58,8 +60,8 @@ def deviations(network: nn.Module) -> dict[str, float]:
             if path.endswith(ENDS):
                 stack = next(name for name in stacks if not name or path.startswith(f"{name}."))
                 branches = sum(name.endswith(ENDS) and name.startswith(stack) for name in modules)
-                normed = getattr(stacks[stack].embed, "norm", None) is not None
-                found[path] *= (1.0 if normed else sizes[stack]) * branches**-0.5
+                embed = stacks[stack].embed
+                found[path] *= (1.0 if embed.norm is not None else sizes[stack] * embed.scale) * branches**-0.5
     return found
 
 
