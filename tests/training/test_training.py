@@ -184,6 +184,14 @@ def test_rates(network):
     assert Settings(steps=10, learning_rate=1.0, warmup=0.0, schedule="constant").rate(9) == 1.0
 
 
+def test_the_first_transformers_rates():
+    width, warm = 512, 40
+    ours = Settings(steps=1000, learning_rate=(width * warm) ** -0.5, warmup=warm / 1000, schedule="inverse-sqrt")
+    for step in (1, 2, 39, 40, 41, 400, 1000):  # arXiv 1706.03762, eq. 3
+        assert ours.rate(step - 1) == pytest.approx(width**-0.5 * min(step**-0.5, step * warm**-1.5))
+    assert Settings(steps=9, learning_rate=1.0, warmup=0.0, schedule="inverse-sqrt").rate(3) == 0.5
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [({"steps": 0}, "steps is 0"), ({"learning_rate": float("nan")}, "learning_rate")],

@@ -29,8 +29,8 @@ class Settings:
     learning_rate: float | None = None
     """The highest learning rate; left out, what the method usually needs."""
 
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls: cosine and linear go to zero."""
+    schedule: Literal["cosine", "linear", "constant", "inverse-sqrt"] = "cosine"
+    """How the learning rate falls: cosine and linear go to zero; inverse-sqrt with the root of the updates done."""
 
     warmup: float = 0.05
     """The share of the updates in which the learning rate rises."""
@@ -85,8 +85,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise UsageError(f"{name} is {value:g}: give a number above 0")
-        if self.schedule not in ("cosine", "linear", "constant"):
-            raise UsageError(f"schedule {self.schedule!r}: there are cosine, linear and constant")
+        if self.schedule not in ("cosine", "linear", "constant", "inverse-sqrt"):
+            raise UsageError(f"schedule {self.schedule!r}: there are cosine, linear, constant and inverse-sqrt")
         if self.optimizer not in ("adamw", "lomo"):
             raise UsageError(f"optimizer {self.optimizer!r}: there are adamw and lomo")
         if not 0 <= self.warmup < 1:
@@ -118,11 +118,17 @@ class Settings:
         return " ".join(said) + (" --checkpointing" if self.checkpointing else "")
 
     def rate(self, step: int) -> float:
-        """The learning rate of update `step` (the first is 0)."""
+        """The learning rate of update `step` (the first is 0).
+
+        inverse-sqrt is the first Transformer's (arXiv 1706.03762, eq. 3), whose learning_rate is
+        (width · updates of warm-up) ** -0.5.
+        """
         assert self.steps is not None and self.learning_rate is not None
         warm = math.ceil(self.warmup * self.steps)
         if step < warm:
             return self.learning_rate * (step + 1) / warm
+        if self.schedule == "inverse-sqrt":
+            return self.learning_rate * math.sqrt(max(1, warm) / (step + 1))
         share = (step - warm) / max(1, self.steps - warm)
         falling = {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}
         return self.learning_rate * falling[self.schedule]
