@@ -23,6 +23,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
          "intermediate_size": 37, "max_position_embeddings": 64},
     ),
     "bloom": ("BloomForCausalLM", {"hidden_size": 30, "n_layer": 2, "n_head": 6}),
+    "mpt": ("MptForCausalLM", {"d_model": 35, "n_layers": 2, "n_heads": 5, "max_seq_len": 64}),
+    "gpt_neox": (
+        "GPTNeoXForCausalLM",
+        {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 41,
+         "max_position_embeddings": 64},
+    ),
+    "openai-gpt": ("OpenAIGPTLMHeadModel", {"n_embd": 35, "n_layer": 2, "n_head": 5, "n_positions": 64}),
+    "mistral": (
+        "MistralForCausalLM",
+        {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,
+         "intermediate_size": 37, "max_position_embeddings": 64, "sliding_window": 4},
+    ),
+    "qwen3": (
+        "Qwen3ForCausalLM",
+        {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 8,
+         "intermediate_size": 37, "max_position_embeddings": 64},
+    ),
     "bert": (
         "BertForMaskedLM",
         {"hidden_size": 35, "num_hidden_layers": 2, "num_attention_heads": 5, "intermediate_size": 41},

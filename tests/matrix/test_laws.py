@@ -39,7 +39,7 @@ ADAPTERS = sorted(set(CASES) - {"freeze", "full"})
 def tuned(folders, family: str, case: str, name: str = "mine"):
     """The model with this method on it, or a skip where the method has said why it has no place here."""
     base = gu.load(folders(family))
-    if case == "bitfit" and family in ("llama", "t5"):
+    if case == "bitfit" and family in ("llama", "mistral", "mpt", "qwen3", "t5"):
         with pytest.raises(UsageError, match="biases"):
             gu.adapt(base, CASES[case])
         pytest.skip("no biases in this family: refused")
@@ -115,9 +115,7 @@ class TestAdapters:
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"bert"}))
 def test_rows_of_one_batch_use_adapters_of_different_kinds(folders, family):
     model = gu.load(folders(family))
-    kinds = (
-        ["lora", "prompt", "prefix", "ia3"] if family in ("llama", "gpt2", "bloom") else ["prefix", "lora", "prompt"]
-    )
+    kinds = ["prefix", "lora", "prompt"] if family == "t5" else ["lora", "prompt", "prefix", "ia3"]
     kinds = [*kinds, "llama-adapter", "bottleneck"]
     for seed, kind in enumerate(kinds):
         model = stirred(gu.adapt(model, CASES[kind], name=kind), kind, seed)

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from groundup.core.errors import UsageError
-from groundup.models import llama
+from groundup.models import llama, llama_like
 from groundup.nn.cache import Fresh, Slots
 from groundup.nn.positions import Alibi, RelativeBias, Rotary, frequencies, yarn_temperature
 from groundup.nn.step import Step
@@ -26,7 +26,9 @@ HEAD = 26  # 13 pairs
 def both(rope: dict[str, Any], context: int = 96) -> tuple[Rotary, transformers.LlamaConfig]:
     sizes = {"hidden_size": 3 * HEAD, "num_attention_heads": 3, "max_position_embeddings": context}
     ours = llama.Config.from_public({"model_type": "llama", "rope_parameters": rope} | sizes)
-    return llama.rotary(ours), transformers.LlamaConfig(rope_parameters=dict(rope), **sizes)
+    return llama_like.rotary(ours.rope_parameters, HEAD, context), transformers.LlamaConfig(
+        rope_parameters=dict(rope), **sizes
+    )
 
 
 LONG = {"rope_theta": 500.0, "original_max_position_embeddings": 24}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,7 +41,7 @@ class Case:
 
     @property
     def causal(self) -> bool:
-        return self.family in ("gpt2", "llama", "bloom")
+        return not self.two_halves and self.family != "bert"
 
     @property
     def two_halves(self) -> bool:
@@ -63,10 +64,34 @@ def bloom(name: str, width: int, layers: int, heads: int, **more: Any) -> Case:
     return Case(f"bloom-{name}", "bloom", "BloomForCausalLM", IDS | sizes | more)
 
 
-def llama(name: str, width: int, layers: int, heads: int, kv_heads: int, inner: int, **more: Any) -> Case:
+def llama_like(
+    family: str, name: str, width: int, layers: int, heads: int, kv_heads: int, inner: int, **more: Any
+) -> Case:
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     sizes |= {"num_key_value_heads": kv_heads, "intermediate_size": inner, "max_position_embeddings": 61}
-    return Case(f"llama-{name}", "llama", "LlamaForCausalLM", IDS | sizes | more)
+    return Case(f"{family}-{name}", family, f"{family.capitalize()}ForCausalLM", IDS | sizes | more)
+
+
+llama, mistral, qwen2, qwen3, gemma = (
+    partial(llama_like, family) for family in ("llama", "mistral", "qwen2", "qwen3", "gemma")
+)
+
+
+def mpt(name: str, width: int, layers: int, heads: int, **more: Any) -> Case:
+    attention = {key: more.pop(key) for key in ("clip_qkv", "softmax_scale") if key in more}
+    sizes = {"d_model": width, "n_layers": layers, "n_heads": heads, "max_seq_len": 61, "attn_config": attention}
+    return Case(f"mpt-{name}", "mpt", "MptForCausalLM", IDS | sizes | more)
+
+
+def neox(name: str, width: int, layers: int, heads: int, inner: int, **more: Any) -> Case:
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    sizes |= {"intermediate_size": inner, "max_position_embeddings": 61}
+    return Case(f"neox-{name}", "gpt_neox", "GPTNeoXForCausalLM", IDS | sizes | more)
+
+
+def gpt1(name: str, width: int, layers: int, heads: int, **more: Any) -> Case:
+    sizes = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": 61}
+    return Case(f"openai-gpt-{name}", "openai-gpt", "OpenAIGPTLMHeadModel", IDS | sizes | more)
 
 
 def t5(
@@ -82,6 +107,7 @@ IDS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_toke
 LINEAR = {"rope_type": "linear", "rope_theta": 700.0, "factor": 3.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHORT = {"rope_theta": 500.0, "original_max_position_embeddings": 16}
+UPPER = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}  # all but the first layer
 V11 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 FAR = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
 
@@ -102,6 +128,28 @@ CASES = [
     llama("llama3", 42, 2, 3, 3, 29, rope_parameters=LLAMA3 | SHORT),
     llama("yarn", 36, 2, 3, 1, 31, rope_parameters={"rope_type": "yarn", "factor": 4.0} | SHORT),
     llama("linear", 20, 2, 2, 2, 31, hidden_act="gelu", rope_parameters=LINEAR),
+    mistral("window", 42, 3, 6, 2, 37, sliding_window=4, head_dim=10),
+    mistral("window-1", 30, 2, 5, 5, 47, sliding_window=1, rms_norm_eps=2e-3),
+    mistral("whole", 36, 2, 3, 1, 31, sliding_window=None, tie_word_embeddings=True),
+    qwen2("plain", 42, 2, 3, 1, 37),
+    qwen2("upper-window", 30, 3, 5, 5, 47, **UPPER),
+    qwen2("tied", 36, 2, 6, 2, 31, tie_word_embeddings=True, rms_norm_eps=2e-3, use_sliding_window=False),
+    qwen3("plain", 42, 2, 3, 1, 37, head_dim=10),
+    qwen3("upper-window", 30, 3, 5, 5, 47, head_dim=14, attention_bias=True, **UPPER),
+    qwen3("tied", 35, 2, 4, 2, 31, head_dim=6, tie_word_embeddings=True, rms_norm_eps=2e-3),
+    gemma("plain", 35, 3, 5, 1, 37, head_dim=10),
+    gemma("untied", 30, 2, 3, 3, 47, head_dim=6, tie_word_embeddings=False, attention_bias=True, rms_norm_eps=2e-3),
+    gemma("first-files", 21, 2, 4, 2, 31, head_dim=8, hidden_act="gelu"),
+    mpt("5-heads", 35, 3, 5),
+    mpt("clipped", 28, 2, 4, clip_qkv=0.7),
+    mpt("11-heads", 33, 2, 11, softmax_scale=0.21, tie_word_embeddings=False, layer_norm_epsilon=2e-3),
+    neox("parallel", 42, 3, 3, 37),  # 3 of 14 numbers of a head: an odd share, of which 4 turn
+    neox("in-turn", 60, 2, 5, 47, use_parallel_residual=False, rotary_pct=0.5, layer_norm_eps=2e-3, hidden_act="relu"),
+    neox("no-biases", 30, 2, 3, 29, attention_bias=False, rotary_pct=1.0, rotary_emb_base=500),
+    neox("tied", 24, 2, 3, 29, tie_word_embeddings=True),
+    gpt1("plain", 35, 3, 5),
+    gpt1("relu", 33, 2, 3, afn="relu", layer_norm_epsilon=2e-3),
+    gpt1("silu-untied", 21, 2, 7, afn="silu", tie_word_embeddings=False),
     t5("first", 35, 3, 5, 6, 41),
     t5("gated-untied", 33, 2, 3, 7, 29, untied=True, num_decoder_layers=3, **V11),
     t5("silu", 21, 2, 7, 9, 51, num_decoder_layers=1, feed_forward_proj="gated-silu", layer_norm_epsilon=2e-3, **FAR),

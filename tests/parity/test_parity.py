@@ -199,7 +199,7 @@ def without(table: Rules, operation: str, instead: str = "") -> Rules:
     return replace(table, table=tuple(changed))
 
 
-@pytest.mark.parametrize("name", ["bloom-6-heads", "bloom-11-heads-untied"])
+@pytest.mark.parametrize("name", ["bloom-6-heads", "bloom-11-heads-untied", "neox-parallel", "neox-tied"])
 def test_without_the_interleave_the_numbers_differ(name: str, made: Any) -> None:
     case = next(c for c in CASES if c.name == name)
     oracle, folder, ours = made(case)

@@ -32,13 +32,20 @@ IGNORED = {
     "distilgpt2": {"transformer.h.{i}.attn.bias", "transformer.h.{i}.attn.masked_bias"},
     "gpt2": {"h.{i}.attn.bias"},
     "llama-7b": {"model.layers.{i}.self_attn.rotary_emb.inv_freq"},
+    "openai-gpt": {"h.{i}.attn.bias"},
+    "pythia-70m": {f"gpt_neox.layers.{{i}}.attention.{n}" for n in ("bias", "masked_bias", "rotary_emb.inv_freq")},
     "t5-small": {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"},
 }
 REFERENCE = {
     "bert": transformers.BertForMaskedLM,
     "bloom": transformers.BloomForCausalLM,
     "gpt2": transformers.GPT2LMHeadModel,
+    "gpt_neox": transformers.GPTNeoXForCausalLM,
     "llama": transformers.LlamaForCausalLM,
+    "mistral": transformers.MistralForCausalLM,
+    "mpt": transformers.MptForCausalLM,
+    "openai-gpt": transformers.OpenAIGPTLMHeadModel,
+    "qwen2": transformers.Qwen2ForCausalLM,
     "t5": transformers.T5ForConditionalGeneration,
 }
 
@@ -112,6 +119,8 @@ def test_what_we_write_is_what_the_reference_looks_for(file: Path) -> None:
     assert plan.unused == []
     tied = set(reference.all_tied_weights_keys) if config.tie_word_embeddings else set(ALWAYS_TIED)
     theirs = {n: list(p.shape) for n, p in reference.named_parameters(remove_duplicate=False) if n not in tied}
+    if config.model_type == "gpt_neox":  # the one whose file says otherwise than the module
+        theirs["embed_out.weight"] = theirs.pop("lm_head.weight")
     pooler = {n for n in written if ".pooler." in n}  # the masked-word reference is built without
     assert {n: s for n, s in written.items() if n not in pooler} == theirs
 
@@ -132,6 +141,50 @@ def test_a_renamed_tensor_is_found_out(file: Path) -> None:
     )
     assert plan.unused == [victim.replace("weight", "weighs")]
     assert len(whole.filled - plan.filled) >= 1
+
+
+SIZES = {"num_key_value_heads": 2, "num_hidden_layers": 24, "tie_word_embeddings": True}
+PYTHIA = {"vocab_size": 50304, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
+DECODER = {"encoder_layers": None, "tie_word_embeddings": False, "head_bias": True}
+COUNTS: list[tuple[str, dict[str, Any], int]] = [
+    ("mpt", {"vocab_size": 50432, "d_model": 4096, "n_heads": 32, "n_layers": 32}, 6_649_286_656),  # mpt-7b
+    ("openai-gpt", {}, 116_534_784),
+    ("gpt_neox", PYTHIA | {"num_attention_heads": 8}, 70_426_624),  # pythia-70m
+    ("gpt_neox", {}, 20_554_567_680),  # gpt-neox-20b
+    ("mistral", {}, 7_241_732_096),  # mistral-7b
+    ("qwen2", SIZES | {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}, 494_032_768),
+    ("qwen3", {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+               "num_key_value_heads": 8, "tie_word_embeddings": True}, 596_049_920),  # qwen3-0.6b
+    ("gemma", {"hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18, "num_attention_heads": 8,
+               "num_key_value_heads": 1}, 2_506_172_416),  # gemma-2b
+    # closed forms: V d + layers (4 (d² + d) + 2 d f + f + d + 4 d) + (V d + V where there is a head of its own)
+    ("transformer", DECODER | {"vocab_size": 1000, "num_heads": 1, "d_ff": 1024, "decoder_layers": 1}, 3_127_784),
+    ("transformer", DECODER | {"vocab_size": 10000, "d_model": 2048, "d_ff": 8192, "decoder_layers": 10}, 544_552_720),
+    ("transformer", {"vocab_size": 5000, "decoder_layers": None, "positions": 1000, "head": False}, 21_986_304),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "sizes", "count"), COUNTS)
+def test_how_many_numbers_there_are(family: str, sizes: dict[str, Any], count: int) -> None:
+    module = getattr(models, family)
+    with torch.device("meta"):
+        network = module.build(module.Config.from_public({"model_type": family} | sizes))
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+def test_settings_that_would_change_the_numbers_are_refused() -> None:
+    for family, public, says in (
+        ("mpt", {"attn_config": {"alibi": False}}, "attn_config.alibi"),
+        ("mpt", {"attn_config": {"qk_ln": True}}, "attn_config.qk_ln"),
+        ("mpt", {"no_bias": False}, "no_bias"),
+        ("qwen2", {"num_hidden_layers": 3, "layer_types": ["full_attention"]}, "1 layers of 3"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gpt_neox", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ("transformer", {"encoder_layers": None, "decoder_layers": None}, "nothing in it"),
+    ):
+        module = getattr(models, family)
+        with torch.device("meta"), pytest.raises(UsageError, match=says):
+            module.build(module.Config.from_public({"model_type": family} | public))
 
 
 def test_scalings_that_are_not_here_are_refused() -> None:

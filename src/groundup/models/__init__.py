@@ -3,12 +3,16 @@
 from importlib import import_module
 from types import ModuleType
 
-FAMILIES = ("bert", "bloom", "gpt2", "llama", "t5")
+FAMILIES = (
+    "bert", "bloom", "gemma", "gpt2", "gpt_neox", "llama", "mistral", "mpt", "openai-gpt", "qwen2", "qwen3", "t5",
+    "transformer",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in FAMILIES:
-        return import_module(f"{__name__}.{name}")
+    file = name.replace("-", "_")
+    if name in FAMILIES or file in (family.replace("-", "_") for family in FAMILIES):
+        return import_module(f"{__name__}.{file}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -50,7 +50,7 @@ class Recipe(BaseModel):
 
     model_config = STRICT
     family: str
-    """gpt2, llama, bloom, bert or t5."""
+    """The family's name, such as gpt2, bert, t5 or transformer."""
     model: dict[str, Any] = {}
     """The family's own keys, as in its config.json; the size of the vocabulary comes from the tokenizer."""
     tokenizer: Words | str = Words()
