@@ -40,6 +40,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 8,
          "intermediate_size": 37, "max_position_embeddings": 64},
     ),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {"hidden_size": 35, "num_hidden_layers": 2, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 8,
+         "intermediate_size": 37, "max_position_embeddings": 64, "sliding_window": 4, "query_pre_attn_scalar": 7},
+    ),
     "bert": (
         "BertForMaskedLM",
         {"hidden_size": 35, "num_hidden_layers": 2, "num_attention_heads": 5, "intermediate_size": 41},

@@ -39,7 +39,7 @@ ADAPTERS = sorted(set(CASES) - {"freeze", "full"})
 def tuned(folders, family: str, case: str, name: str = "mine"):
     """The model with this method on it, or a skip where the method has said why it has no place here."""
     base = gu.load(folders(family))
-    if case == "bitfit" and family in ("llama", "mistral", "mpt", "qwen3", "t5"):
+    if case == "bitfit" and family in ("gemma2", "llama", "mistral", "mpt", "qwen3", "t5"):
         with pytest.raises(UsageError, match="biases"):
             gu.adapt(base, CASES[case])
         pytest.skip("no biases in this family: refused")

@@ -67,6 +67,12 @@ MODULES = {
     "gpt2": (["c_attn", "mlp.c_proj"], "attn.q attn.v mlp.down"),
     "bloom": (["query_key_value", "dense_4h_to_h"], "attn.q attn.k mlp.down"),
     "t5": (["q", "v", "wo"], "attn.q cross.v mlp.down"),
+    "mpt": (["Wqkv", "down_proj"], "attn.q attn.k attn.v mlp.down"),
+    "gpt_neox": (["query_key_value", "dense_h_to_4h"], "attn.q attn.k attn.v mlp.up"),
+    "openai-gpt": (["c_attn", "mlp.c_proj"], "attn.q attn.k attn.v mlp.down"),
+    "mistral": (["q_proj", "k_proj", "o_proj"], "attn.q attn.k attn.o"),
+    "gemma2": (["q_proj", "v_proj", "down_proj"], "attn.q attn.v mlp.down"),
+    "qwen3": (["q_proj", "k_proj", "gate_proj"], "attn.q attn.k mlp.gate"),
 }
 
 
@@ -86,7 +92,7 @@ def their_logits(model: Any, family: str) -> torch.Tensor:
 @pytest.mark.parametrize("option", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["plain", "rslora", "dora"])
 def test_an_adapter_of_peft_gives_its_logits_here(folders, family, option, tmp_path):
     config = peft.LoraConfig(
-        r=3, lora_alpha=5, target_modules=MODULES[family][0], fan_in_fan_out=family == "gpt2",
+        r=3, lora_alpha=5, target_modules=MODULES[family][0], fan_in_fan_out=family in ("gpt2", "openai-gpt"),
         init_lora_weights=False, **option,
     )  # fmt: skip
     torch.manual_seed(0)

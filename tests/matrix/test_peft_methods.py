@@ -24,9 +24,11 @@ IA3_MODULES = {
     "llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
     "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
     "bloom": (["query_key_value", "mlp.dense_4h_to_h"], ["mlp.dense_4h_to_h"]),
+    "mistral": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
+    "qwen3": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
     "t5": (["k", "v", "wo"], ["wo"]),
 }
-DECODERS = ["llama", "gpt2", "bloom"]
+DECODERS = ["llama", "gpt2", "bloom", "gpt_neox", "qwen3", "mistral", "gemma2"]
 
 
 def reference(folder: Path, family: str) -> Any:

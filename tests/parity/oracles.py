@@ -72,8 +72,8 @@ def llama_like(
     return Case(f"{family}-{name}", family, f"{family.capitalize()}ForCausalLM", IDS | sizes | more)
 
 
-llama, mistral, qwen2, qwen3, gemma = (
-    partial(llama_like, family) for family in ("llama", "mistral", "qwen2", "qwen3", "gemma")
+llama, mistral, qwen2, qwen3, gemma, gemma2 = (
+    partial(llama_like, family) for family in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
 )
 
 
@@ -107,6 +107,12 @@ IDS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_toke
 LINEAR = {"rope_type": "linear", "rope_theta": 700.0, "factor": 3.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHORT = {"rope_theta": 500.0, "original_max_position_embeddings": 16}
+CAPPED = {
+    "final_logit_softcapping": 2.0,
+    "attn_logit_softcapping": 0.8,
+    "layer_types": ["full_attention", "sliding_attention"],
+}
+UNCAPPED = {"final_logit_softcapping": None, "attn_logit_softcapping": None, "sliding_window": 2}
 UPPER = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}  # all but the first layer
 V11 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 FAR = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
@@ -140,6 +146,9 @@ CASES = [
     gemma("plain", 35, 3, 5, 1, 37, head_dim=10),
     gemma("untied", 30, 2, 3, 3, 47, head_dim=6, tie_word_embeddings=False, attention_bias=True, rms_norm_eps=2e-3),
     gemma("first-files", 21, 2, 4, 2, 31, head_dim=8, hidden_act="gelu"),
+    gemma2("plain", 35, 3, 5, 1, 37, head_dim=10, sliding_window=4, query_pre_attn_scalar=7),
+    gemma2("named", 30, 2, 3, 3, 47, head_dim=6, sliding_window=3, attention_bias=True, rms_norm_eps=2e-3, **CAPPED),
+    gemma2("uncapped", 21, 2, 7, 7, 31, head_dim=8, tie_word_embeddings=False, **UNCAPPED),
     mpt("5-heads", 35, 3, 5),
     mpt("clipped", 28, 2, 4, clip_qkv=0.7),
     mpt("11-heads", 33, 2, 11, softmax_scale=0.21, tie_word_embeddings=False, layer_norm_epsilon=2e-3),

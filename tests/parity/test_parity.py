@@ -209,6 +209,19 @@ def test_without_the_interleave_the_numbers_differ(name: str, made: Any) -> None
     assert difference(batched(case, wrong, rows), expected(case, oracle, rows)) > 0.01
 
 
+@pytest.mark.parametrize("name", ["mistral-window", "qwen2-upper-window", "gemma2-plain"])
+def test_without_the_window_the_numbers_differ(name: str, made: Any) -> None:
+    case = next(c for c in CASES if c.name == name)
+    oracle, _, ours = made(case)
+    network, rows = copy.deepcopy(ours.network), draw_rows(case, LENGTHS, SOURCES)
+    for block in network.blocks:
+        block.attn.window = None
+    apart = [
+        difference([g], [w]) for g, w in zip(batched(case, network, rows), expected(case, oracle, rows), strict=True)
+    ]
+    assert apart[1] > 0.01 and apart[2] <= TOLERANCE[torch.float32]  # a row of one token has nothing to leave out
+
+
 GGUF_NAMES = """
     model.embed_tokens.weight                        token_embd.weight
     model.layers.{i}.input_layernorm.weight          blk.{i}.attn_norm.weight

@@ -157,6 +157,7 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
                "num_key_value_heads": 8, "tie_word_embeddings": True}, 596_049_920),  # qwen3-0.6b
     ("gemma", {"hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18, "num_attention_heads": 8,
                "num_key_value_heads": 1}, 2_506_172_416),  # gemma-2b
+    ("gemma2", {}, 2_614_341_888),  # gemma-2-2b
     # closed forms: V d + layers (4 (d² + d) + 2 d f + f + d + 4 d) + (V d + V where there is a head of its own)
     ("transformer", DECODER | {"vocab_size": 1000, "num_heads": 1, "d_ff": 1024, "decoder_layers": 1}, 3_127_784),
     ("transformer", DECODER | {"vocab_size": 10000, "d_model": 2048, "d_ff": 8192, "decoder_layers": 10}, 544_552_720),
@@ -177,7 +178,9 @@ def test_settings_that_would_change_the_numbers_are_refused() -> None:
         ("mpt", {"attn_config": {"alibi": False}}, "attn_config.alibi"),
         ("mpt", {"attn_config": {"qk_ln": True}}, "attn_config.qk_ln"),
         ("mpt", {"no_bias": False}, "no_bias"),
-        ("qwen2", {"num_hidden_layers": 3, "layer_types": ["full_attention"]}, "1 layers of 3"),
+        ("qwen2", {"num_hidden_layers": 3, "layer_types": ["full_attention"]}, "names 1 layers"),
+        ("gemma2", {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 4}, "names 4 layers"),
+        ("qwen3", {"layer_types": ["chunked_attention"]}, "layer_types.0"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gpt_neox", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
         ("transformer", {"encoder_layers": None, "decoder_layers": None}, "nothing in it"),

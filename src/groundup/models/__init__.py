@@ -4,7 +4,7 @@ from importlib import import_module
 from types import ModuleType
 
 FAMILIES = (
-    "bert", "bloom", "gemma", "gpt2", "gpt_neox", "llama", "mistral", "mpt", "openai-gpt", "qwen2", "qwen3", "t5",
+    "bert", "bloom", "gemma", "gemma2", "gpt2", "gpt_neox", "llama", "mistral", "mpt", "openai-gpt", "qwen2", "qwen3", "t5",
     "transformer",
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ from groundup.nn.linear import Embedding, Linear, tie
 from groundup.nn.mlp import GatedMLP
 from groundup.nn.norms import RMSNorm
 from groundup.nn.positions import Rotary, frequencies, scaled_linear, scaled_llama3, scaled_yarn, yarn_temperature
-from groundup.nn.stack import Decoder
+from groundup.nn.stack import CappedHead, Decoder
 
 
 class LlamaLike(FamilyConfig):
@@ -118,6 +118,8 @@ def decoder(
     mlp_bias: bool = False,
     centred: bool = False,
     embed_scale: float = 1.0,
+    norms_on_output: bool = False,
+    head_cap: float | None = None,
 ) -> Decoder:
     """The network of this config, with no numbers in it yet.
 
@@ -125,7 +127,13 @@ def decoder(
     mlp_bias     whether the linears of the MLP have biases
     centred      whether gains are 1 + weight
     embed_scale  of the tokens' vectors
+    norms_on_output, head_cap  norms on what each half gives, and a cap of the logits (Gemma 2)
     """
+    kinds = getattr(c, "layer_types", None)
+    if kinds is not None and len(kinds) != c.num_hidden_layers:
+        raise UsageError(
+            f"config.json: layer_types names {len(kinds)} layers, and num_hidden_layers is {c.num_hidden_layers}"
+        )
     turning = rotary(c.rope_parameters, c.width_of_head, c.max_position_embeddings)
     norm = partial(RMSNorm, c.hidden_size, eps=c.rms_norm_eps, centred=centred)
 
@@ -140,14 +148,16 @@ def decoder(
             **{"bias": False, **attention(layer)},
         )
         mlp = GatedMLP(c.hidden_size, c.intermediate_size, act=c.hidden_act, bias=mlp_bias)
-        return Block(Branch("attn", attn, before=norm()), Branch("mlp", mlp, before=norm()))
+        halves = ("attn", attn), ("mlp", mlp)
+        return Block(*(Branch(n, p, before=norm(), on_output=norm() if norms_on_output else None) for n, p in halves))
 
     tokens = Embedding(c.vocab_size, c.hidden_size)
     head = Linear(c.hidden_size, c.vocab_size, bias=False)
     if c.tie_word_embeddings:
         tie(head, tokens)
     embed = Embed(tokens, scale=embed_scale)
-    return Decoder(embed, [block(i) for i in range(c.num_hidden_layers)], norm=norm(), head=head)
+    out = head if head_cap is None else CappedHead(head, head_cap)
+    return Decoder(embed, [block(i) for i in range(c.num_hidden_layers)], norm=norm(), head=out)
 
 
 def hugging_face(c: LlamaLike) -> Rules:

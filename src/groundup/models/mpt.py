@@ -27,10 +27,8 @@ ATTENTION: dict[str, Any] = {
     "attn_type": ("multihead_attention",),
     "prefix_lm": (False,),
     "qk_ln": (False,),  # the reference has the key and does not read it
-    "attn_impl": ANY,
-    "attn_pdrop": ANY,
-    "attn_uses_sequence_id": ANY,  # which row a token is of is known here anyway
-    "model_type": ANY,  # "" or "mpt"
+    # how it is run and trained; which row a token is of is known here anyway
+    **dict.fromkeys(("attn_impl", "attn_pdrop", "attn_uses_sequence_id", "model_type"), ANY),
 }
 
 
@@ -57,10 +55,7 @@ class Config(FamilyConfig):
         "embedding_fraction": (1, 1.0),
         "resid_pdrop": ANY,
         "emb_pdrop": ANY,
-        "init_config": ANY,  # this one and the rest: how it was trained
-        "init_device": ANY,
-        "tokenizer_name": ANY,
-        "verbose": ANY,
+        **dict.fromkeys(("init_config", "init_device", "tokenizer_name", "verbose"), ANY),  # how it was trained
     }
     SPELLINGS: ClassVar = {"hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
     ARCHITECTURES = ("MptForCausalLM", "MptModel")

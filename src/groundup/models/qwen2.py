@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from groundup.core.errors import UsageError
 from groundup.models.llama_like import LlamaLike, decoder, hugging_face
 from groundup.nn.stack import Decoder
 
@@ -36,8 +35,6 @@ class Config(LlamaLike):
         first = public.pop("max_window_layers", 28)
         if public.get("layer_types") is None and public.get("use_sliding_window"):
             public["layer_types"] = ["full_attention" if i < first else "sliding_attention" for i in range(layers)]
-        if len(public.get("layer_types") or range(layers)) != layers:
-            raise UsageError(f"config.json: layer_types names {len(public['layer_types'])} layers of {layers}")
         return public
 
     def window(self, layer: int) -> int | None:

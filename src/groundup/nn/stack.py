@@ -145,6 +145,17 @@ class TransformHead(nn.Module):
         return self.out(self.norm(self.act(self.dense(x, step)), step), step)
 
 
+class CappedHead(nn.Module):
+    """Scores squashed into ±cap by cap · tanh(y / cap) (Gemma 2, arXiv 2408.00118, section 2). Shapes: [T, D] -> [T, V]."""
+
+    def __init__(self, out: Linear, cap: float):
+        super().__init__()
+        self.out, self.cap = out, cap
+
+    def forward(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "T V"]:
+        return self.cap * torch.tanh(self.out(x, step) / self.cap)
+
+
 class Pooler(nn.Module):
     """tanh(dense(x)) of a row's first token (BERT). Shapes: [B, D] -> [B, D]."""
 
