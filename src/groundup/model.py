@@ -17,10 +17,12 @@ from torch import Tensor
 
 from groundup.checkpoints import adapters, save
 from groundup.checkpoints.adapters import Probe
-from groundup.checkpoints.load import Origin
+from groundup.checkpoints.load import Origin, labelled
 from groundup.checkpoints.starters import STARTERS
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import UsageError
+from groundup.core.labels import TASKS, Labels
+from groundup.inference.classify import probabilities, scores
 from groundup.inference.decode import Answer, answer, stream
 from groundup.inference.embed import Pooling, cut, embed, sentences
 from groundup.inference.fill import fill
@@ -28,11 +30,13 @@ from groundup.inference.sampling import Filter, Sampling
 from groundup.inference.schema import schema_filters
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.cache import Fresh
+from groundup.nn.heads import end_in_labels
+from groundup.nn.heads import fill as fill_head
 from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
 from groundup.nn.step import Step
 from groundup.peft.front import lay, length
 from groundup.peft.method import Method, plain
-from groundup.peft.surgery import tensors
+from groundup.peft.surgery import canonical, shared, tensors
 
 Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Messages
@@ -207,6 +211,54 @@ class Model:
         how: dict[str, Any] = {"batch": batch, "on_rows": on_rows, "adapter": self.adapter, "device": self.device}
         return embed(self.network, rows, pooling=pooling or said.pooling or usual, **how)
 
+    def classify(
+        self, text: str | Sequence[str], *, batch: int = 32
+    ) -> dict[str, float] | list[dict[str, float]] | list[tuple[str, str, float]] | list[list[tuple[str, str, float]]]:
+        """The probability of each label, the likeliest first; the number itself where the head learned one.
+
+        Several texts give a list. Where the head judges words, a text gives (word, label, probability) for each.
+        Raises UsageError for a model without a head for labels, and for a text longer than the model reads.
+        """
+        labels = self.config.labels
+        if labels is None:
+            raise UsageError(
+                f"{self.origin.name} has no head for labels: groundup finetune it on rows with labels first"
+            )
+        given = [text] if isinstance(text, str) else list(text)
+        if labels.level == "token":
+            words = [one.split() for one in given]
+            tagged = [
+                [(w, labels.names[int(p.argmax())], float(p.max())) for w, p in zip(some, found, strict=True)]
+                for some, found in zip(words, self.judge(words, batch=batch), strict=True)
+            ]
+            return tagged[0] if isinstance(text, str) else tagged
+        found = []
+        for (row,) in self.judge(given, batch=batch):
+            named = dict(zip(labels.names, row.tolist(), strict=True))
+            in_order = labels.problem == "regression"
+            found.append(named if in_order else dict(sorted(named.items(), key=lambda pair: -pair[1])))
+        return found[0] if isinstance(text, str) else found
+
+    def judge(self, given: Sequence[str] | Sequence[Sequence[str]], *, batch: int = 32) -> list[Float[Tensor, "N K"]]:
+        """Probabilities of the labels in their order: [1, K] for each text, or [N, K] for the N words of each."""
+        labels, network = self.config.labels, self.network
+        assert labels is not None and isinstance(network, Decoder)
+        words = labels.level == "token"
+        read = [self.words.of_words(each) for each in given if not isinstance(each, str)] if words else []
+        rows = (
+            [ids for ids, _ in read] if words else [self.words.encode(each) for each in given if isinstance(each, str)]
+        )
+        for number, row in enumerate(rows):
+            if self.room is not None and len(row) > self.room:
+                raise UsageError(
+                    f"text {number + 1} has {len(row)} tokens, {self.origin.name} reads {self.room}: shorten it"
+                )
+            if not row:
+                raise UsageError(f"text {number + 1} has no tokens, so there is nothing to judge")
+        places = [at for _, at in read] if words else None
+        how: dict[str, Any] = {"adapter": self.adapter, "device": self.device, "batch": batch}
+        return [probabilities(one, labels) for one in scores(network, rows, places, **how)]
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token alone; its number where there is no tokenizer."""
         if self.tokenizer is None:
@@ -219,6 +271,11 @@ class Model:
         ids = [(7919 * (i + 1)) % vocabulary for i in range(8)]
         places = [(104729 * i) % vocabulary for i in range(words)]
         network, device = self.network, self.device
+        if self.config.labels is not None and isinstance(network, Decoder):
+            told = [scores(network, [ids], [[0]] if self.config.labels.level == "token" else None, adapter=name, device=device)
+                    for name in (None, adapter)]  # fmt: skip
+            first, last = ([float(v) for v in said[0][0][:words]] for said in told)
+            return Probe(ids, list(range(len(first))), first, last)
         with torch.inference_mode():
             found = []
             for name in (None, adapter):
@@ -299,9 +356,47 @@ class Model:
             facts["stops at"] = [names.get(i, str(i)) for i in sorted(self.stop_ids)]
         facts["sampling"] = self._how({})[0].described()
         facts["sampling comes from"] = "generation_config.json" if self.generation else "no file: greedy"
+        if self.config.labels is not None:
+            facts["labels"] = list(self.config.labels.names)
         facts["adapters"] = list(self.methods)
         facts["notes"] = list(self.notes)
         return facts
+
+
+# --- heads for labels -------------------------------------------------------------------------------------------------
+
+
+def with_labels(model: Model, labels: Labels, *, seed: int = 0, words: bool = False) -> Model:
+    """The model with a fresh head for these labels at its end; every other weight is shared with the one that was given.
+
+    words  keep the head that scores words, to learn from both
+    Raises UsageError for a family that has no such heads.
+    """
+    network = shared(labelled(model.network, model.config))
+    config = model.config.with_labels(labels)
+    rules = getattr(model.family, "LABELS", None)
+    if rules is None:
+        raise UsageError(f"a head for labels on a {config.family()} is not supported")
+    end_in_labels(network, labels, rules[labels.level], words=words)
+    with torch.device("meta"):
+        pooler = model.family.build(config).pooler
+    if labels.level == "sequence" and network.pooler is None and pooler is not None:
+        network.pooler = pooler.to_empty(device="cpu")
+        fill_head(network.pooler, torch.Generator().manual_seed(seed + 1))
+    assert network.labels is not None
+    fill_head(network.labels, torch.Generator().manual_seed(seed))
+    return replace(model, network=network.to(model.device), config=config)
+
+
+def head_of(network: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters of a head for labels, and of the pooler below it, by name; none where there is no such head."""
+    if getattr(network, "labels", None) is None:
+        return {}
+    return {
+        canonical(name).removesuffix(".values"): parameter
+        for name, parameter in network.named_parameters()
+        if canonical(name).startswith(("labels.", "pooler.")) and ".parts." not in name
+    }
 
 
 # --- into a folder ----------------------------------------------------------------------------------------------------
@@ -326,13 +421,16 @@ def write_model(model: Model, folder: Path) -> None:
     if not generation and model.tokenizer is not None:
         generation = {"eos_token_id": sorted(model.stop_ids), "do_sample": False}
     facts = {"base": base_facts(model), "notes": list(model.notes)}
-    save.write(folder, plain(model.network), model.family, model.config, model.tokenizer, generation, facts)
+    network = plain(model.network)
+    if model.config.labels is not None:
+        network.head = None  # it may have learned words beside the labels; the layout holds no such head
+    save.write(folder, network, model.family, model.config, model.tokenizer, generation, facts)
 
 
 def write_adapter(model: Model, folder: Path) -> None:
     """The adapter in use in PEFT's layout, with its base's name and its probe, into an empty folder."""
     assert model.adapter is not None
-    rules = model.family.hugging_face(model.config)
+    rules, labels = model.family.hugging_face(model.config), model.config.labels
     adapters.write(
         folder,
         model.network,
@@ -341,7 +439,9 @@ def write_adapter(model: Model, folder: Path) -> None:
         rules,
         base=base_facts(model),
         probe=model.probe(model.adapter),
-        settings={"task_type": getattr(model.family, "TASK", "CAUSAL_LM")},
+        settings={"task_type": getattr(model.family, "TASK", "CAUSAL_LM") if labels is None else TASKS[labels.level]},
+        heads=head_of(model.network),
+        labels=labels,
         transposed=any(o.name == "transpose" for r in rules.table for o in r.operations),
     )
 

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from groundup.checkpoints.safetensors import open_safetensors, write_safetensors
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import read_json, write_json
+from groundup.core.labels import TASKS, Labels
 from groundup.core.rules import Rules
-from groundup.peft.method import Method
+from groundup.nn.linear import Linear
+from groundup.nn.storage import Dense
+from groundup.peft.method import PREFIX, Method
 from groundup.peft.methods import PEFT_TYPES
 
 
@@ -60,14 +63,22 @@ def write(
     base: Mapping[str, Any],
     probe: Probe | None,
     settings: Mapping[str, Any],
+    heads: Mapping[str, Tensor] | None = None,
+    labels: Labels | None = None,
     transposed: bool = False,
 ) -> None:
     """Write the adapter `name` into an existing empty folder.
 
-    base: what groundup.json says of the base. settings: what PEFT wants to know of it (`task_type`). transposed: its
-    public file keeps linears as [in, out].
+    base: what groundup.json says of the base. settings: what PEFT wants to know of it (`task_type`). heads: trained
+    beside the adapter, whole, by our names (PEFT's `modules_to_save`). transposed: its public file keeps linears as
+    [in, out].
     """
     config, tensors = method.written(network, name, rules)
+    heads = heads or {}
+    for entry in rules.save(heads).entries:
+        (source,) = entry.sources
+        (tensors[PREFIX + source],) = entry.inverse([heads[t] for t in entry.targets])
+        config["modules_to_save"] = sorted({*(config.get("modules_to_save") or []), _top(source, rules)})
     public = {
         "peft_type": method.peft_type,
         "base_model_name_or_path": base.get("name"),
@@ -81,6 +92,8 @@ def write(
     held = {n: t.detach().float().contiguous() for n, t in tensors.items()}
     write_safetensors(folder / "adapter_model.safetensors", held, {"format": "pt"})
     ours: dict[str, Any] = {"format": 1, "base": dict(base)}
+    if labels is not None:
+        ours["labels"] = asdict(labels)
     if probe is not None:
         ours["probe"] = vars(probe)
     write_json(folder / "groundup.json", ours)
@@ -106,9 +119,68 @@ def read(folder: Path, network: nn.Module, name: str, rules: Rules) -> Method:
             raise GroundupError(f"{folder.name}: {n} holds numbers that are not finite")
     if not tensors:
         raise GroundupError(f"{folder.name}: the file holds no adapter")
+    config = _heads(dict(config), tensors, network, rules)
     try:
         return PEFT_TYPES[kind].read(config, tensors, network, name, rules)
     except UsageError as e:
         raise UsageError(f"{folder.name}: {e}") from None
     except GroundupError as e:
         raise GroundupError(f"{folder.name}: {e}") from None
+
+
+# --- heads that were trained beside an adapter ------------------------------------------------------------------------
+
+
+def labels_of(folder: Path) -> Labels | None:
+    """The labels of the head that lies beside the adapter in a folder; None where none does."""
+    path = folder / "adapter_config.json"
+    config = read_json(path) if path.exists() else {}
+    level = next(
+        (level for level, task in TASKS.items() if isinstance(config, dict) and config.get("task_type") == task), None
+    )
+    if level is None:
+        return None
+    kept = read_json(folder / "groundup.json").get("labels") if (folder / "groundup.json").exists() else None
+    if kept is not None:
+        try:
+            return Labels(**{**kept, "names": tuple(kept["names"])})
+        except (TypeError, KeyError):
+            raise GroundupError(
+                f"{folder}: the labels in groundup.json cannot be read; save the adapter again"
+            ) from None
+    source = open_safetensors(folder / "adapter_model.safetensors")
+    ends = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
+    found = [n for n in source.names if n.startswith(PREFIX) and n.endswith(ends) and "pre_classifier" not in n]
+    if len(found) != 1:
+        raise GroundupError(f"{folder.name}: an adapter for {config['task_type']} without a head: train it with one")
+    count = source.shape(found[0])[0]
+    names = tuple(f"LABEL_{i}" for i in range(count))
+    return Labels(names, "regression" if count == 1 and level == "sequence" else "single", level)
+
+
+def _top(source: str, rules: Rules) -> str:
+    """The module of the whole that holds a public tensor: `bert.pooler.dense.weight` -> `pooler`."""
+    return source.removeprefix(rules.prefix).split(".")[0]
+
+
+def _heads(config: dict[str, Any], tensors: dict[str, Tensor], network: nn.Module, rules: Rules) -> dict[str, Any]:
+    """Put the heads among these tensors on the network; gives the settings without them, and takes them off `tensors`."""
+    names = {n.removeprefix(PREFIX): n for n in tensors if n.startswith(PREFIX)}
+    saved: set[str] = set()
+    for entry in rules.load(names).entries:
+        if not entry.targets[0].startswith(("labels.", "pooler.")):
+            continue
+        (target,) = entry.targets
+        (tensor,) = entry.forward([tensors.pop(names[s]) for s in entry.sources])
+        path, _, last = target.rpartition(".")
+        holder = network.get_submodule(path)
+        wanted = getattr(holder, last, None)
+        if not isinstance(holder, Linear) or wanted is None or tuple(wanted.shape) != tuple(tensor.shape):
+            raise GroundupError(
+                f"{entry.sources[0]} {list(tensor.shape)} has no place in this model: another base's head"
+            )
+        parameter = nn.Parameter(tensor.clone(), requires_grad=False)
+        setattr(holder, last, Dense(parameter) if last == "weight" else parameter)
+        saved.add(_top(entry.sources[0], rules))
+    left = [m for m in config.get("modules_to_save") or [] if not any(s.endswith(m) for s in saved)]
+    return config | {"modules_to_save": left or None} if "modules_to_save" in config else config

@@ -24,6 +24,7 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import read_json
 from groundup.core.rules import Entry, Plan, Rules
 from groundup.inputs.tokenizer import Tokenizer
+from groundup.nn.heads import end_in_labels
 from groundup.nn.linear import Embedding, Linear
 from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.nn.storage import Dense
@@ -148,6 +149,8 @@ def assemble(
     """Build the network and fill it from `source`; raises GroundupError when anything is left over on either side."""
     with torch.device("meta"):
         network: Decoder | EncoderDecoder = family.build(config)
+        if config.labels is not None:
+            end_in_labels(labelled(network, config), config.labels, family.LABELS[config.labels.level])
     plan = rules.load(source.names)
     if plan.unused:
         raise GroundupError(
@@ -168,13 +171,21 @@ def assemble(
         _same(network, entry, [source.read(s) for s in entry.sources], dtype, file)
     _tie(network, plan, config)
     for part in getattr(family, "OPTIONAL", ()):
-        if not any(t.startswith(part + ".") for t in filled) and getattr(network, part, None) is not None:
+        held = getattr(network, part, None)
+        if held is not None and config.labels is None and not any(t.startswith(part + ".") for t in filled):
             setattr(network, part, None)
             notes.append(f"the file has no {part}")
     empty = [name for name, t in tensors(network).items() if t.is_meta]
     if empty:
         raise GroundupError(f"{file}: {len(empty)} tensors of the model are missing from the file: {_some(empty)}")
     return network.eval(), notes
+
+
+def labelled(network: Decoder | EncoderDecoder, config: FamilyConfig) -> Decoder:
+    """The network, where its family has heads for labels. UsageError where it has none."""
+    if not isinstance(network, Decoder):
+        raise UsageError(f"a head for labels on a {config.family()} is not supported: take an encoder or a decoder")
+    return network
 
 
 def _put(network: nn.Module, target: str, tensor: Tensor, source: str, file: str) -> list[str]:

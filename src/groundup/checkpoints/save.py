@@ -43,7 +43,7 @@ def write(
             out[source] = tensor.contiguous()
     public = config.to_public()
     tied = {t for t, r in ((r.target, r.tied_to) for r in family.hugging_face(config).table) if r is not None}
-    if "tie_word_embeddings" in public and tied:
+    if "tie_word_embeddings" in public and tied and config.labels is None:
         public["tie_word_embeddings"] = not any(t in named for t in tied)
     dtypes = {str(t.dtype).removeprefix("torch.") for t in out.values()}
     public["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"

@@ -18,6 +18,7 @@ def run(
     *,
     data: Path,
     metrics: tuple[str, ...] = (),
+    label: str | None = None,
     batch: int = 64,
     name: str | None = None,
     out: Path | None = None,
@@ -39,7 +40,10 @@ def run(
     data
         A file of rows with the right answers.
     metrics
-        exact-match, json, field:NAME, rouge-l, rouge-l:NAME, perplexity. Left out: what suits the rows.
+        exact-match, json, field:NAME, rouge-l, rouge-l:NAME, perplexity; acc, acc_norm, acc_bytes for rows with choices.
+        Left out: what suits the rows.
+    label
+        The field with a row's label, for a model with a head for labels. Left out: "label".
     batch
         How many rows are answered at once.
     name
@@ -70,6 +74,7 @@ def run(
             data,
             metrics=words(metrics) or None,
             name=name or (which.adapter.name if which.adapter else model),
+            label=label,
             batch=batch,
             on_progress=progress.update,
             **answering,

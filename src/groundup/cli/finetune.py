@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -14,7 +14,7 @@ from groundup.cli.options import Common, Place, Which, open_model, typed
 from groundup.cli.output import result
 from groundup.cli.progress import Progress, clock
 from groundup.core.errors import UsageError
-from groundup.core.files import size
+from groundup.core.files import read_json, size
 from groundup.training.settings import Settings
 
 EXAMPLE = "groundup finetune smollm2-135m-instruct --data train.jsonl --out runs/mine --minutes 5"
@@ -28,6 +28,9 @@ def run(
     out: Path,
     validation: Path | None = None,
     max_tokens: int | None = None,
+    label: str | None = None,
+    problem: Literal["single", "multi", "regression"] | None = None,
+    auxiliary: float = 0.0,
     method: Kind = "lora",
     flags: Flags = Flags(),
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),
@@ -53,6 +56,13 @@ def run(
         Rows to validate on. Left out, a part of --data is split off.
     max_tokens
         The longest row. A longer one is an error that names it.
+    label
+        The field with a row's label: a head for labels is trained beside the method's numbers. Left out: "label", where
+        rows of text have one; "none" learns the text instead.
+    problem
+        Whether one label holds (single), several (multi), or it is a number (regression). Left out: as they look.
+    auxiliary
+        The weight of a loss on the text's own words beside the label's (GPT-1; 0.5 there).
     method
         What is trained.
     resume
@@ -75,6 +85,9 @@ def run(
                 out=out,
                 validation=validation,
                 max_tokens=max_tokens,
+                label=label,
+                problem=problem,
+                auxiliary=auxiliary,
                 resume=resume,
                 dry_run=dry_run,
                 on_progress=progress.update,
@@ -90,11 +103,12 @@ def run(
     if dry_run:
         result(facts, "a dry run: nothing was trained or written", as_json=common.json)
         return
+    learned_labels = "labels" in read_json(out / "run.json")["objective"]
     text = (
         f"best  step {done.best_step}, validation loss {done.best_loss:.4f}  {done.best}\n"
         f"last  step {done.steps}, validation loss {done.last_loss:.4f}  {done.last}\n"
         f"{done.rows} rows, {done.tokens:,} tokens ({done.trained_tokens:,} trained) in {clock(done.seconds)}, "
         f"peak memory {size(done.peak_memory)}\n"
-        f'try: groundup generate {shlex.quote(str(out))} "..."'
+        f'try: groundup {"classify" if learned_labels else "generate"} {shlex.quote(str(out))} "..."'
     )
     result(facts, text, as_json=common.json)

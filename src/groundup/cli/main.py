@@ -28,6 +28,7 @@ VERBS = (
     "generate",
     "chat",
     "fill",
+    "classify",
     "embed",
     "finetune",
     "compare",

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
 
 from groundup.core.errors import UsageError
+from groundup.core.labels import Labels, architecture
 
 C = TypeVar("C", bound="FamilyConfig")
 
@@ -84,6 +85,20 @@ class FamilyConfig(BaseModel):
         """The ignored keys as the file had them (token ids among them); no part of equality."""
         return self._extra
 
+    @property
+    def labels(self) -> Labels | None:
+        """The labels of the head that this network ends in, None where it has none for labels."""
+        return Labels.from_public(self._extra)
+
+    def with_labels(self: C, labels: Labels | None) -> C:
+        """The same config for a network that ends in a head for these labels, or (None) in its usual one."""
+        told = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "architectures")
+        made = self.model_copy()
+        made._extra = {k: v for k, v in self._extra.items() if k not in told}
+        if labels is not None:
+            made._extra |= {**labels.public(), "architectures": [architecture(self.ARCHITECTURES[0], labels)]}
+        return made
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, type(self)) and self.model_dump() == other.model_dump()
 
@@ -137,6 +152,7 @@ class FamilyConfig(BaseModel):
         except ValidationError as e:
             raise UsageError(f"config.json: {_first_fault(e)}") from None
         config._extra.update(extra)
+        _ = config.labels  # refused here, where they cannot be read
         return config
 
     @classmethod
@@ -153,7 +169,9 @@ class FamilyConfig(BaseModel):
 
     def to_public(self) -> dict[str, Any]:
         """The `config.json` that transformers reads."""
-        return {**self._extra, **self.model_dump(), "architectures": list(self.ARCHITECTURES[:1])}
+        labels = self.labels
+        name = self.ARCHITECTURES[:1] if labels is None else [architecture(self.ARCHITECTURES[0], labels)]
+        return {**self._extra, **self.model_dump(), "architectures": list(name)}
 
 
 def _first_fault(e: ValidationError) -> str:

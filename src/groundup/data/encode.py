@@ -9,7 +9,7 @@ without. `prompt_of` makes the same choice, so that a model is asked in the way 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,13 +66,14 @@ def encode_all(
     *,
     long: Literal["error", "truncate", "skip"] = "error",
     each: Callable[[Row, Tokenizer], Encoded] = encode,
+    kinds: Sequence[str] = TRAINABLE,
 ) -> EncodedRows:
-    """All rows, none longer than `max_tokens`; `each` encodes one.
+    """All rows, none longer than `max_tokens`; `each` encodes one. `kinds`: of rows that it takes.
 
     Longer ones are an error that counts them, unless `long` says "truncate" (their beginning is kept) or "skip". A row
     in which nothing is trained, also after cutting, is an error that names its line.
     """
-    trainable(dataset)
+    trainable(dataset, kinds)
     rows, source, longer = list[Encoded](), list[int](), list[tuple[int, int]]()
     for index, encoded in _each(dataset, tokenizer, each):
         if (length := len(encoded.ids)) > max_tokens:
@@ -97,12 +98,12 @@ def encode_all(
     return EncodedRows(rows, source, *((len(longer), 0) if long == "truncate" else (0, len(longer))))
 
 
-def trainable(dataset: Dataset) -> None:
-    """Raises `UsageError` when rows of this kind cannot be trained by next-token prediction."""
-    if dataset.kind not in TRAINABLE:
+def trainable(dataset: Dataset, kinds: Sequence[str] = TRAINABLE) -> None:
+    """Raises `UsageError` when rows of this kind cannot be trained, by default by next-token prediction."""
+    if dataset.kind not in kinds:
+        learns = "learns the next token" if kinds is TRAINABLE else "learns labels"
         raise UsageError(
-            f"{dataset.name} holds {dataset.kind} rows; this objective learns the next token. "
-            f"It takes the kinds {', '.join(TRAINABLE)}."
+            f"{dataset.name} holds {dataset.kind} rows; this objective {learns}. It takes the kinds {', '.join(kinds)}."
         )
 
 

@@ -6,7 +6,9 @@ alpaca              {"instruction", "input"?, "output", "system"?, "history"?}
 messages            {"messages": [{"role", "content", "tool_calls"?}], "tools"?}
 sharegpt            {"conversations": [{"from", "value"}], "system"?, "tools"?}
 preference          {"prompt"?, "chosen", "rejected"}         recognised, not for training by next token
-and rows with a label, step by step, or with pictures, sound or video: recognised, for the same reason refused
+tags                {"tokens", "tags"}: words, and a tag for each       for a head of labels
+choices             {"prompt" or "question", "choices", "answer"}      for evaluation
+and rows of completions with a label, step by step, or with pictures, sound or video: recognised, for the same reason refused
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ TRAINABLE = ("text", "prompt-completion", "alpaca", "messages", "sharegpt")
 
 _MEDIA = {"image": ("image", "images"), "audio": ("audio", "audios"), "video": ("video", "videos")}
 _LEADING = {  # the first key found decides; the rest of the row is then asked for by name
+    "choices": "choices",
+    "tokens": "tags",
     "chosen": "preference",
     "rejected": "preference",
     "messages": "messages",
@@ -133,6 +137,39 @@ def _sharegpt_row(record: Record, answers: bool, ignored: dict[str, None]) -> Ro
     return {"messages": _messages(messages, "conversations", answers, ignored, offset=before), **_tools(record)}
 
 
+def _tags_row(record: Record, answers: bool, ignored: dict[str, None]) -> Row:
+    names = ("tags", "ner_tags", "labels")
+    key = next((name for name in names if name in record), "tags")
+    _note(record, ("tokens", key), ignored)
+    words, tags = _items(record, "tokens"), _items(record, key)
+    for number, word in enumerate(words):
+        if not _string(word, f"tokens[{number}]").strip():
+            raise BadRow(f"tokens[{number}]", "is empty", "Write a word, or remove it and its tag.")
+    if len(tags) != len(words):
+        raise BadRow(key, f"has {len(tags)} tags for {len(words)} words", "Write one for each word.")
+    if not all(isinstance(tag, str | int) and not isinstance(tag, bool) for tag in tags):
+        raise BadRow(key, "holds something that is no name", "Write each tag in quotes.")
+    return {"tokens": words, "tags": [str(tag) for tag in tags]}
+
+
+def _choices_row(record: Record, answers: bool, ignored: dict[str, None]) -> Row:
+    key = "prompt" if "prompt" in record else "question"
+    _note(record, (key, "choices", "answer"), ignored)
+    choices = [_string(choice, f"choices[{n}]") for n, choice in enumerate(_items(record, "choices"))]
+    if len(choices) < 2 or not all(choice.strip() for choice in choices) or len(set(choices)) < len(choices):
+        raise BadRow("choices", "are not at least two different texts", "Write each choice once.")
+    row: Row = {key: _text(record, key), "choices": choices}
+    if answers or "answer" in record:
+        answer = record.get("answer")
+        if isinstance(answer, str) and answer in choices:
+            answer = choices.index(answer)
+        if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+            fix = f"Write one of the choices, or its place from 0 to {len(choices) - 1}."
+            raise BadRow("answer", f"is {show(record.get('answer'))}", fix)
+        row["answer"] = answer
+    return row
+
+
 def _kept_row(record: Record, answers: bool, ignored: dict[str, None]) -> Row:
     """Kinds that this library recognises and does not train by next token: kept as they are."""
     return record
@@ -144,6 +181,8 @@ READERS: dict[str, Callable[[Record, bool, dict[str, None]], Row]] = {
     "alpaca": _alpaca_row,
     "messages": _messages_row,
     "sharegpt": _sharegpt_row,
+    "tags": _tags_row,
+    "choices": _choices_row,
     **dict.fromkeys(("preference", "unpaired preference", "stepwise", *_MEDIA), _kept_row),
 }
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -92,6 +93,36 @@ class Tokenizer:
         """
         places = self._control.find(text) if control else []
         return self._encoder.encode(Rendered(text, places), special=special)[0]
+
+    def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of `encode(text)`, and where in the text each begins and ends; (0, 0) for what frames it.
+
+        Raises UsageError for a text that spells a control token, whose pieces have no places of their own.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=True)
+        if self._encoder.forged(encoding):
+            raise UsageError(f"the text {text[:60]!r} spells a control token of this model: change that word")
+        frame = encoding.special_tokens_mask
+        return encoding.ids, [(0, 0) if f else span for f, span in zip(frame, encoding.offsets, strict=True)]
+
+    def of_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """The ids of words with spaces between them, and where in them each word begins.
+
+        Raises UsageError for a word of which nothing is left.
+        """
+        ids, spans = self.spans(" ".join(words))
+        ends, at = [], -1
+        for word in words:
+            at += len(word) + 1
+            ends.append(at)
+        first: dict[int, int] = {}
+        for place, (begin, end) in enumerate(spans):
+            if end > begin:  # a piece may begin with the space before its word
+                first.setdefault(bisect_left(ends, end), place)
+        lost = next((word for number, word in enumerate(words) if number not in first), None)
+        if lost is not None:
+            raise UsageError(f"the word {lost!r} gives no token of its own: write it differently")
+        return ids, [first[number] for number in range(len(words))]
 
     def encode_batch(self, texts: Sequence[str], *, special: bool = True, control: bool = False) -> list[list[int]]:
         """`encode` of every text."""

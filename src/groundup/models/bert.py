@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
+from groundup.core.labels import lines
 from groundup.core.rules import Rules, rules
 from groundup.nn.attention import Attention
 from groundup.nn.block import Block, Branch
@@ -20,6 +21,10 @@ from groundup.nn.stack import Encoder, Pooler, TransformHead
 
 # Parts that a file may leave out as a whole: masked-word files have no pooler, sentence encoders no head.
 OPTIONAL = ("head", "pooler")
+
+
+_CLASSIFIER = ("/classifier.weight -> labels.weight", "/classifier.bias -> labels.bias")
+LABELS = {"sequence": _CLASSIFIER, "token": _CLASSIFIER}
 
 
 class Config(FamilyConfig):
@@ -94,6 +99,7 @@ def hugging_face(c: Config) -> Rules:
     if not c.tie_word_embeddings:
         head_bias = (head_bias[1], "/cls.predictions.bias -> ignore")
     return rules(
+        *lines(c.labels, LABELS),
         "embeddings.word_embeddings.weight                    -> embed.tokens.weight",
         "embeddings.position_embeddings.weight                -> embed.positions.weight",
         "embeddings.token_type_embeddings.weight              -> embed.types.weight",

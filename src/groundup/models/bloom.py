@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
+from groundup.core.labels import lines
 from groundup.core.rules import Rules, rules
 from groundup.nn.attention import Attention
 from groundup.nn.block import Block, Branch
@@ -17,6 +18,12 @@ from groundup.nn.mlp import MLP
 from groundup.nn.norms import LayerNorm
 from groundup.nn.positions import Alibi
 from groundup.nn.stack import Decoder
+
+# Heads for labels: what transformers calls them in its files.
+LABELS = {
+    "sequence": ("/score.weight -> labels.weight",),
+    "token": ("/classifier.weight -> labels.weight", "/classifier.bias -> labels.bias"),
+}
 
 
 class Config(FamilyConfig):
@@ -79,6 +86,7 @@ def hugging_face(c: Config) -> Rules:
     """Names in `model.safetensors`; the rows of q, k and v stand there head by head: q0 k0 v0 q1 k1 v1 ..."""
     fused = f"interleave({c.n_head})"
     return rules(
+        *lines(c.labels, LABELS),
         "word_embeddings.weight                      -> embed.tokens.weight",
         "word_embeddings_layernorm.weight            -> embed.norm.weight",
         "word_embeddings_layernorm.bias              -> embed.norm.bias",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
+from groundup.core.labels import lines
 from groundup.core.rules import Rules, rules
 from groundup.nn.attention import Attention
 from groundup.nn.block import Block, Branch
@@ -16,6 +17,12 @@ from groundup.nn.linear import Embedding, Linear, tie
 from groundup.nn.mlp import MLP
 from groundup.nn.norms import LayerNorm
 from groundup.nn.stack import Decoder
+
+# Heads for labels: what transformers calls them in its files.
+LABELS = {
+    "sequence": ("/score.weight -> labels.weight",),
+    "token": ("/classifier.weight -> labels.weight", "/classifier.bias -> labels.bias"),
+}
 
 
 class Config(FamilyConfig):
@@ -84,6 +91,7 @@ def build(c: Config) -> Decoder:
 def hugging_face(c: Config) -> Rules:
     """Names in `model.safetensors`; matrices stand there as [in, out], q, k and v side by side."""
     return rules(
+        *lines(c.labels, LABELS),
         "wte.weight                   -> embed.tokens.weight",
         "wpe.weight                   -> embed.positions.weight",
         "h.{i}.ln_1.weight            -> blocks.{i}.attn_norm.weight",

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 from groundup.core.config import ANY
 from groundup.core.errors import UsageError
 from groundup.core.rules import Rules, rules
-from groundup.models.llama_like import LlamaLike, decoder, hugging_face
+from groundup.models.llama_like import LABELS, LlamaLike, decoder, hugging_face
 from groundup.nn.stack import Decoder
 
-__all__ = ["Config", "build", "config_from_gguf", "gguf", "hugging_face"]
+__all__ = ["LABELS", "Config", "build", "config_from_gguf", "gguf", "hugging_face"]
 
 
 class Config(LlamaLike):

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from groundup.core.config import ANY, FamilyConfig
 from groundup.core.errors import UsageError
+from groundup.core.labels import lines
 from groundup.core.rules import Rules, rules
 from groundup.nn.attention import Attention
 from groundup.nn.block import Block, Branch
@@ -20,6 +21,12 @@ from groundup.nn.mlp import GatedMLP
 from groundup.nn.norms import RMSNorm
 from groundup.nn.positions import Rotary, frequencies, scaled_linear, scaled_llama3, scaled_yarn, yarn_temperature
 from groundup.nn.stack import CappedHead, Decoder
+
+# Heads for labels: what transformers calls them in its files.
+LABELS = {
+    "sequence": ("/score.weight -> labels.weight",),
+    "token": ("/score.weight -> labels.weight", "/score.bias -> labels.bias"),
+}
 
 
 class LlamaLike(FamilyConfig):
@@ -163,6 +170,7 @@ def decoder(
 def hugging_face(c: LlamaLike) -> Rules:
     """Names in `model.safetensors`; a family has those that its config makes."""
     return rules(
+        *lines(c.labels, LABELS),
         "embed_tokens.weight                        -> embed.tokens.weight",
         "layers.{i}.input_layernorm.weight          -> blocks.{i}.attn_norm.weight",
         "layers.{i}.self_attn.q_proj.weight         -> blocks.{i}.attn.q.weight",

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from groundup.models.llama_like import LlamaLike, decoder, hugging_face
+from groundup.models.llama_like import LABELS, LlamaLike, decoder, hugging_face
 from groundup.nn.stack import Decoder
 
-__all__ = ["Config", "build", "hugging_face"]
+__all__ = ["LABELS", "Config", "build", "hugging_face"]
 
 
 class Config(LlamaLike):

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from groundup.models import qwen2
-from groundup.models.llama_like import decoder, hugging_face
+from groundup.models.llama_like import LABELS, decoder, hugging_face
 from groundup.nn.norms import RMSNorm
 from groundup.nn.stack import Decoder
 
-__all__ = ["Config", "build", "hugging_face"]
+__all__ = ["LABELS", "Config", "build", "hugging_face"]
 
 
 class Config(qwen2.Config):

@@ -83,7 +83,15 @@ class Decoder(Stack):
         super().__init__(embed, blocks, norm=norm)
         self.head = head
         self.pooler = pooler
+        self.labels: nn.Module | None = None
         name_places(self)
+
+    def judge(self, x: Float[Tensor, "T D"], step: Step, at: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
+        """The scores of labels, from the states at these places: through the pooler where there is one."""
+        if self.labels is None:
+            raise UsageError("this model has no head for labels: train one on rows with labels (groundup finetune)")
+        x, step = x.index_select(0, at), step.take(at)
+        return self.labels(x if self.pooler is None else self.pooler(x, step), step)
 
     def forward(self, ids: Int[Tensor, " T"], step: Step, at: Int[Tensor, " N"] | None = None) -> Float[Tensor, "N V"]:
         if self.head is None:  # a file may hold the blocks alone
@@ -157,14 +165,15 @@ class CappedHead(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh(dense(x)) of a row's first token (BERT). Shapes: [B, D] -> [B, D]."""
+    """tanh(dense(x)) of a row's first token (BERT), or another activation (DistilBERT). Shapes: [B, D] -> [B, D]."""
 
-    def __init__(self, dense: Linear):
+    def __init__(self, dense: Linear, act: Activation = torch.tanh):
         super().__init__()
         self.dense = dense
+        self.act = act
 
     def forward(self, x: Float[Tensor, "B D"], step: Step) -> Float[Tensor, "B D"]:
-        return self.dense(x, step).tanh()
+        return self.act(self.dense(x, step))
 
 
 def name_places(network: nn.Module) -> None:

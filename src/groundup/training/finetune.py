@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from groundup.core import machine
 from groundup.core.errors import UsageError
 from groundup.core.files import atomic_folder, read_json, write_json
 from groundup.data import rows
+from groundup.data.labelled import has_labels, labelled
+from groundup.data.rows import Dataset
 from groundup.inputs.tokenizer import Encoded
-from groundup.model import Model, base_facts, write_adapter, write_model
+from groundup.model import Model, base_facts, head_of, write_adapter, write_model
 from groundup.peft.surgery import in_format, with_copies
+from groundup.training.classify import classify, headed
 from groundup.training.loop import Run, Trainer
 from groundup.training.objective import Objective
 from groundup.training.settings import Settings
@@ -40,6 +44,9 @@ def finetune(
     resume: bool = False,
     dry_run: bool = False,
     objective: Objective | None = None,
+    label: str | None = None,
+    problem: str | None = None,
+    auxiliary: float = 0.0,
     on_progress: Callable[..., None] | None = None,
     say: Say = lambda text: None,
     **settings: Any,
@@ -52,7 +59,11 @@ def finetune(
     resume       go on with the run in `out`, with the settings it was begun with
     dry_run      say what would be done, and do nothing
     objective    what is made smaller (default: the next token for a decoder, masked words for an encoder, the
-                 target's tokens for an encoder-decoder)
+                 target's tokens for an encoder-decoder; labels, where the rows have them)
+    label        the field that holds a row's label: a head for labels is put on the model where it has none, and trained
+                 beside what the method trains. Left out: `label`, where rows of text have one; "none" learns the text
+    problem      single, multi or regression (default: what the labels look like)
+    auxiliary    the weight of GPT-1's loss on the text's own words beside the loss on its label
     settings     as in `groundup.training.settings.Settings`: steps, epochs or minutes, learning_rate, batch ...
     on_progress(step, steps, loss=, lr=, tokens_per_second=, peak_memory=) is called after every update; say(text) tells
     what was found and chosen
@@ -64,8 +75,16 @@ def finetune(
     if model.adapter is None:
         raise UsageError("finetune: nothing would be trained; adapt the model first, e.g. adapt(model, LoRA())")
     given = settings_for(out, resume, settings)
+    read: Callable[..., Dataset] = rows.read
+    if objective is None and label != "none" and (label is not None or has_labels(data)):
+        read = partial(labelled, field=label)
+        model = headed(model, read(data), problem, auxiliary=auxiliary, seed=given.seed, say=say)
+        assert model.config.labels is not None
+        objective = classify(model.config.labels, auxiliary=auxiliary, smoothing=given.label_smoothing)
+    elif problem is not None or auxiliary:
+        raise UsageError("problem and auxiliary are of rows with labels: name the field that holds them (label)")
     objective = objective or objective_for(model, smoothing=given.label_smoothing)
-    train, valid = _rows(model, data, validation, max_tokens, objective, given.seed, say)
+    train, valid = _rows(model, read, data, validation, max_tokens, objective, given.seed, say)
     return conduct(
         model, train, valid, objective, given, out=out, resume=resume, dry_run=dry_run, began=began,
         on_progress=on_progress, say=say,
@@ -119,7 +138,7 @@ def conduct(
         rate = method.learning_rate if given.learning_rate is None else given.learning_rate
         chosen = replace(given, precision=precision, learning_rate=rate)
 
-    exact, trained = with_copies(model.network, method.trained(model.network, name))
+    exact, trained = with_copies(model.network, method.trained(model.network, name) | head_of(model.network))
     network = in_format(exact, machine.FORMATS[chosen.precision])  # shares what is trained, which stays float32
 
     def keep(path: Path) -> None:
@@ -153,6 +172,7 @@ def conduct(
 
 def _rows(
     model: Model,
+    read: Callable[..., Dataset],
     data: str | Path | Sequence[dict[str, Any]],
     validation: str | Path | None,
     max_tokens: int | None,
@@ -162,10 +182,10 @@ def _rows(
 ) -> tuple[list[Any], list[Any]]:
     """The encoded rows to train on and those to validate on."""
     tokens = max_tokens or model.room or 1 << 30
-    found = rows.read(data)
+    found = read(data)
     say(str(found))
     if validation is not None:
-        parts = (found, rows.read(validation, part="validation"))
+        parts = (found, read(validation, part="validation"))
     else:
         parts = rows.split(found, count=min(32, max(1, len(found) // 20)), seed=seed)
     train, valid = (objective.encode(part, model.words, tokens) for part in parts)
@@ -215,6 +235,6 @@ def _digest(*parts: Sequence[Any]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         for row in part:
-            digest.update(repr((row.ids, row.trained) if isinstance(row, Encoded) else row).encode())
+            digest.update(repr((row.ids, row.trained) if type(row) is Encoded else row).encode())
         digest.update(b"|")
     return digest.hexdigest()
