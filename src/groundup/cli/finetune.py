@@ -103,7 +103,8 @@ def run(
     if dry_run:
         result(facts, "a dry run: nothing was trained or written", as_json=common.json)
         return
-    learned_labels = "labels" in read_json(out / "run.json")["objective"]
+    kept = out / "run.json"
+    learned_labels = kept.exists() and "labels" in read_json(kept)["objective"]
     text = (
         f"best  step {done.best_step}, validation loss {done.best_loss:.4f}  {done.best}\n"
         f"last  step {done.steps}, validation loss {done.last_loss:.4f}  {done.last}\n"
