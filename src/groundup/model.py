@@ -272,9 +272,9 @@ class Model:
         places = [(104729 * i) % vocabulary for i in range(words)]
         network, device = self.network, self.device
         if self.config.labels is not None and isinstance(network, Decoder):
-            told = [scores(network, [ids], [[0]] if self.config.labels.level == "token" else None, adapter=name, device=device)
-                    for name in (None, adapter)]  # fmt: skip
-            first, last = ([float(v) for v in said[0][0][:words]] for said in told)
+            # judged at every token, whatever the head judges: two numbers alone are no yardstick of noise
+            told = [scores(network, [ids], [list(range(8))], adapter=a, device=device)[0] for a in (None, adapter)]
+            first, last = (said.flatten()[:words].tolist() for said in told)
             return Probe(ids, list(range(len(first))), first, last)
         with torch.inference_mode():
             found = []

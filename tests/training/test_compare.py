@@ -271,6 +271,8 @@ def test_what_the_untouched_model_cannot_do_stops_all(here: Here, tmp_path: Path
             base, ASKED, methods="lora", out=tmp_path / "out", test=ASKED, metrics=["no-such"], answer_tokens=2, **QUICK
         )
     assert here.verbs == ["evaluate"] and not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="the untouched model lacks"):
+        gu.compare(base, [{"text": "a", "label": "b"}], methods="lora", out=tmp_path / "out")
     with pytest.raises(UsageError, match="seeds is 31"):
         gu.compare(base, ASKED, methods="lora", out=tmp_path / "out", seeds=31)
 

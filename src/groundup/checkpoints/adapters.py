@@ -46,10 +46,12 @@ class Probe:
     def off(self, other: Probe) -> float:
         """How far the other's effect is from this one's as a share of its size (2-norms), beyond what noise explains.
 
-        The yardstick is the base: what it says without the adapter differs by the number formats alone.
+        The yardstick is the base: what it says without the adapter differs by the number formats alone, and by the same
+        share of what is said with it.
         """
         size = math.hypot(*self.effect) or 1.0
-        noise = math.dist(self.without, other.without)
+        louder = max(1.0, math.hypot(*self.with_it) / (math.hypot(*self.without) or 1.0))
+        noise = louder * math.dist(self.without, other.without)
         return max(0.0, math.dist(self.effect, other.effect) - 3 * noise) / size
 
 

@@ -26,12 +26,15 @@ def label_scores(labels: Labels, said: Sequence[Sequence[float]], wanted: Sequen
     ours, theirs = np.asarray(said, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
     if labels.problem == "regression":
         error = ((ours - theirs) ** 2).mean(1)
-        return [*([pearson(ours[:, 0], theirs[:, 0])] if len(labels.names) == 1 else []), mean("squared error", error)]
+        return [
+            *([pearson(ours[:, 0], theirs[:, 0])] if len(labels.names) == 1 else []),
+            mean("squared error", error.tolist()),
+        ]
     if labels.problem == "multi":
         held = (ours > 0.5).astype(int)
-        return [share("all labels right", (held == theirs).all(1)), _f1("macro-F1", theirs.astype(int), held)]
+        return [share("all labels right", (held == theirs).all(1).tolist()), _f1("macro-F1", theirs.astype(int), held)]
     found, right = ours.argmax(1), theirs.argmax(1)
-    return [share("accuracy", found == right), _f1("macro-F1", right, found)]
+    return [share("accuracy", (found == right).tolist()), _f1("macro-F1", right, found)]
 
 
 def tag_scores(said: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> list[Score]:
@@ -95,4 +98,4 @@ def _resampled(name: str, n: int, measure: Callable[[np.ndarray], float]) -> Sco
     rng = np.random.default_rng(SEED)
     drawn = [measure(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Score(name, measure(np.arange(n)), float(low), float(high), n)
+    return Score(name, float(measure(np.arange(n))), float(low), float(high), n)

@@ -27,6 +27,7 @@ from groundup.core import machine
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import atomic_folder, read_json, write_json
 from groundup.data import rows
+from groundup.data.labelled import has_labels
 from groundup.data.rows import Item, Stream
 from groundup.data.writing import line
 from groundup.peft.method import Method
@@ -83,6 +84,8 @@ def compare(
         raise UsageError(f"seeds is {seeds}: give 1 to {MOST_SEEDS}")
     if metrics and test is None:
         raise UsageError("metrics are of answers to a test: name its rows with --test")
+    if has_labels(data):
+        raise UsageError("compare: labels are learned by a head, which the untouched model lacks; give prompts and completions")
     settings = {name: value for name, value in settings.items() if value is not None}
     first = Settings.named(settings).seed
     settings.pop("seed", None)
