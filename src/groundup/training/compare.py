@@ -85,7 +85,9 @@ def compare(
     if metrics and test is None:
         raise UsageError("metrics are of answers to a test: name its rows with --test")
     if has_labels(data):
-        raise UsageError("compare: labels are learned by a head, which the untouched model lacks; give prompts and completions")
+        raise UsageError(
+            "compare: labels are learned by a head, which the untouched model lacks; give prompts and completions"
+        )
     settings = {name: value for name, value in settings.items() if value is not None}
     first = Settings.named(settings).seed
     settings.pop("seed", None)
