@@ -11,8 +11,11 @@ import pytest
 
 from groundup.api import LoRA, finetune
 from groundup.cli.main import main
+from groundup.cli.progress import Progress
+from groundup.cli.runs import left, resumable
 from groundup.core.errors import GroundupError
 from groundup.evaluation.report import Report
+from groundup.training.loop import Run
 from groundup.training.settings import Settings
 
 
@@ -177,3 +180,26 @@ def test_a_stopped_run_says_how_it_goes_on(calls: Any, tmp_path: Path, capsys: p
     assert main(words) == 2
     assert "add --resume" in capsys.readouterr().err
     assert main(["finetune", "m", "--data", "d", "--out", "o", "--steps", "1", "--epochs", "1"]) == 2
+
+
+def test_the_command_that_goes_on_is_the_last_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundup.cli.runs.typed", ["finetune", "m"])
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(KeyboardInterrupt), resumable(tmp_path), Progress("step") as progress:
+        progress.update(1, 9)
+        progress.update(2, 9)  # too soon after the first to be printed at once
+        raise KeyboardInterrupt
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[:2] for line in lines[:-1]] == [["step", "1/9"], ["step", "2/9"], ["stopped", "and"]]
+    assert lines[-1].endswith("--resume")
+
+
+def test_a_run_names_the_average_where_it_is_the_best() -> None:
+    out = Path("runs/mine")
+    done = Run(out, out / "best", out / "last", 9, 6, 0.5, 0.75, 2.0, 12.5, 1234, 567, 89, 10**9)
+    assert "average" not in left(done)
+    better = dataclasses.replace(done, average=out / "average", average_step=9, average_loss=0.25)
+    assert "average  step 9, validation loss 0.2500  runs/mine/average  <- the lowest" in left(better)
+    assert "<-" not in left(dataclasses.replace(better, average_loss=0.6))

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from groundup.cli.methods import Flags, Kind, chosen
-from groundup.cli.options import Common, Place, Which, open_model, typed
+from groundup.cli.options import Common, Place, Which, open_model
 from groundup.cli.output import result
-from groundup.cli.progress import Progress, clock
+from groundup.cli.progress import Progress
+from groundup.cli.runs import left, resumable
 from groundup.core.errors import UsageError
-from groundup.core.files import read_json, size
+from groundup.core.files import read_json
 from groundup.training.settings import Settings
 
 EXAMPLE = "groundup finetune smollm2-135m-instruct --data train.jsonl --out runs/mine --minutes 5"
@@ -77,39 +78,27 @@ def run(
 
     lm = open_model(model, which, place, precision="float32")
     tuned = api.adapt(lm, tuning, seed=settings.seed)
-    with Progress("step") as progress:
-        try:
-            done = api.finetune(
-                tuned,
-                data,
-                out=out,
-                validation=validation,
-                max_tokens=max_tokens,
-                label=label,
-                problem=problem,
-                auxiliary=auxiliary,
-                resume=resume,
-                dry_run=dry_run,
-                on_progress=progress.update,
-                say=progress.say,
-                **asdict(settings),
-            )
-        except KeyboardInterrupt:
-            if (out / "run.json").exists():
-                again = [word for word in typed if word != "--resume"]
-                progress.say(f"stopped and saved; go on with:\n  {shlex.join(['groundup', *again, '--resume'])}")
-            raise
+    with resumable(out), Progress("step") as progress:
+        done = api.finetune(
+            tuned,
+            data,
+            out=out,
+            validation=validation,
+            max_tokens=max_tokens,
+            label=label,
+            problem=problem,
+            auxiliary=auxiliary,
+            resume=resume,
+            dry_run=dry_run,
+            on_progress=progress.update,
+            say=progress.say,
+            **asdict(settings),
+        )
     facts = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(done).items()}
     if dry_run:
         result(facts, "a dry run: nothing was trained or written", as_json=common.json)
         return
     kept = out / "run.json"
     learned_labels = kept.exists() and "labels" in read_json(kept)["objective"]
-    text = (
-        f"best  step {done.best_step}, validation loss {done.best_loss:.4f}  {done.best}\n"
-        f"last  step {done.steps}, validation loss {done.last_loss:.4f}  {done.last}\n"
-        f"{done.rows} rows, {done.tokens:,} tokens ({done.trained_tokens:,} trained) in {clock(done.seconds)}, "
-        f"peak memory {size(done.peak_memory)}\n"
-        f'try: groundup {"classify" if learned_labels else "generate"} {shlex.quote(str(out))} "..."'
-    )
+    text = f'{left(done)}\ntry: groundup {"classify" if learned_labels else "generate"} {shlex.quote(str(out))} "..."'
     result(facts, text, as_json=common.json)

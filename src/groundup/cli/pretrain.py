@@ -6,12 +6,12 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from groundup.cli.options import Common, Place, typed, use_threads
+from groundup.cli.options import Common, Place, use_threads
 from groundup.cli.output import result
-from groundup.cli.progress import Progress, clock
+from groundup.cli.progress import Progress
+from groundup.cli.runs import left, resumable
 from groundup.cli.settings import Changed
 from groundup.core.errors import UsageError
-from groundup.core.files import size
 
 EXAMPLE = "groundup pretrain examples/configs/gpt-tiny-bible.yaml --out runs/gpt --minutes 5"
 
@@ -49,31 +49,20 @@ def run(
     from groundup import api
 
     given = {name: value for name, value in asdict(settings).items() if value is not None}
-    with Progress("step") as progress:
-        try:
-            done = api.pretrain(
-                recipe,
-                out=out,
-                resume=resume,
-                dry_run=dry_run,
-                device=place.device,
-                on_progress=progress.update,
-                say=progress.say,
-                **given,
-            )
-        except KeyboardInterrupt:
-            if (out / "run.json").exists():
-                again = [word for word in typed if word != "--resume"]
-                progress.say(f"stopped and saved; go on with:\n  {shlex.join(['groundup', *again, '--resume'])}")
-            raise
+    with resumable(out), Progress("step") as progress:
+        done = api.pretrain(
+            recipe,
+            out=out,
+            resume=resume,
+            dry_run=dry_run,
+            device=place.device,
+            on_progress=progress.update,
+            say=progress.say,
+            **given,
+        )
     facts = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(done).items()}
     if dry_run:
         result(facts, "a dry run: nothing was trained or written", as_json=common.json)
         return
-    text = (
-        f"best  step {done.best_step}, validation loss {done.best_loss:.4f}  {done.best}\n"
-        f"last  step {done.steps}, validation loss {done.last_loss:.4f}  {done.last}\n"
-        f"{done.rows} rows, {done.tokens:,} tokens in {clock(done.seconds)}, peak memory {size(done.peak_memory)}\n"
-        f"try: groundup info {shlex.quote(str(out))}"
-    )
+    text = f"{left(done)}\ntry: groundup info {shlex.quote(str(out))}"
     result(facts, text, as_json=common.json)

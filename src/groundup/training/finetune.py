@@ -28,6 +28,7 @@ from groundup.peft.surgery import in_format, with_copies
 from groundup.training.classify import classify, headed
 from groundup.training.loop import Run, Trainer
 from groundup.training.objective import Objective
+from groundup.training.optimizers import usual_rate
 from groundup.training.settings import Settings
 from groundup.training.which import objective_for
 
@@ -135,7 +136,7 @@ def conduct(
         if precision == "auto":
             precision, why = machine.choose("train")  # type: ignore[assignment]
             say(why)
-        rate = method.learning_rate if given.learning_rate is None else given.learning_rate
+        rate = given.learning_rate or usual_rate(given.optimizer, method.learning_rate)
         chosen = replace(given, precision=precision, learning_rate=rate)
 
     exact, trained = with_copies(model.network, method.trained(model.network, name) | head_of(model.network))

@@ -3,7 +3,7 @@
 run.json      the settings as plain flags, the base, the data
 log.jsonl     a line an update, a line a validation
 loss.png      the two drawn
-best/ last/   adapters in PEFT's layout
+best/ last/   adapters in PEFT's layout; average/ beside them where the settings ask for it
 state-*/      what a killed run goes on from, to the bit
 """
 
@@ -22,15 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groundup.core.errors import GroundupError, UsageError
+from groundup.core.errors import GroundupError
 from groundup.core.files import atomic_write
 from groundup.core.machine import peak_memory
 from groundup.core.plots import loss_curve
 from groundup.data.batches import Batches, Place
 from groundup.nn.stack import Stack
 from groundup.training import state
+from groundup.training.average import Average
 from groundup.training.lomo import Lomo
 from groundup.training.objective import CAUSAL, Objective, mean_loss
+from groundup.training.optimizers import optimizer_for
 from groundup.training.settings import Settings
 
 KeepAdapter = Callable[[Path], None]
@@ -41,7 +43,9 @@ Tell = Callable[..., None]
 class Run:
     """What a run left: where, which adapter is the best and which the last, and the losses.
 
-    best_loss, last_loss  of validation, in nats a trained token
+    best_loss, last_loss   of validation, in nats a trained token
+    average, average_step, average_loss   the best moving average of the weights, where one was asked for
+    stopped_early          no validation was better for as many as the settings' patience
     """
 
     out: Path
@@ -57,6 +61,14 @@ class Run:
     trained_tokens: int
     rows: int
     peak_memory: int
+    average: Path | None = None
+    average_step: int = 0
+    average_loss: float | None = None
+    stopped_early: bool = False
+
+
+class NotANumber(GroundupError):
+    """The loss is infinite or no number."""
 
 
 class Trainer:
@@ -92,7 +104,8 @@ class Trainer:
                 part.recompute = settings.checkpointing
         assert settings.steps is not None and settings.learning_rate is not None
         self.steps, self.every = settings.steps, settings.validate_every or settings.steps
-        self.optimizer = self._optimizer()
+        self.optimizer = optimizer_for(settings, trained.values())
+        self.average = None if settings.average is None else Average(trained, settings.average)
         self.batches = Batches([len(r.ids) for r in rows], rows_per_batch=settings.batch, seed=settings.seed)
         self.facts: dict[str, Any] = {
             "step": 0,
@@ -105,22 +118,10 @@ class Trainer:
             "trained_tokens": 0,
             "rows": 0,
             "seconds": 0.0,
+            "stale": 0,
+            "average_step": 0,
+            "average_loss": None,
         }
-
-    def _optimizer(self) -> torch.optim.Optimizer | Lomo:
-        settings = self.settings
-        assert settings.learning_rate is not None
-        if settings.optimizer == "lomo":
-            if settings.accumulate > 1 or settings.weight_decay:
-                raise UsageError("lomo steps within each backward pass: it takes no --accumulate and no --weight-decay")
-            return Lomo(self.trained.values(), clip=settings.clip)
-        return torch.optim.AdamW(
-            list(self.trained.values()),
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
 
     # --- one update ---------------------------------------------------------------------------------------------------
 
@@ -154,7 +155,7 @@ class Trainer:
 
     def _must_be_number(self, total: float) -> None:
         if not math.isfinite(total):
-            raise GroundupError(
+            raise NotANumber(
                 f"the loss is {total} at step {self.facts['step'] + 1}: lower the learning rate "
                 f"({self.settings.learning_rate:g}), or look for odd rows with `groundup data check`"
             )
@@ -200,12 +201,14 @@ class Trainer:
         groups = self._groups(Place(*self.facts["place"]))
         settings = self.settings
         with _stoppable() as stop:
-            while self.facts["step"] < self.steps:
+            while self.facts["step"] < self.steps and not self.spent:
                 group, place = next(groups)
                 step = self.facts["step"]
                 start = time.perf_counter()
                 rate = settings.rate(step)
                 loss = self.update(group, rate)
+                if self.average is not None:
+                    self.average.add(step + 1)
                 tokens = sum(len(r.ids) for rows in group for r in rows)
                 self.facts["step"], self.facts["place"] = step + 1, list(place)
                 self.facts["tokens"] += tokens
@@ -219,6 +222,7 @@ class Trainer:
                 last = step + 1 == self.steps
                 if last or (step + 1) % self.every == 0:
                     self._validated()
+                last = last or self.spent
                 if last or stop() or time.monotonic() - saved >= settings.save_every:
                     self.facts["seconds"] = time.monotonic() - began
                     self._save()
@@ -237,18 +241,32 @@ class Trainer:
                 group = []
 
     def _validated(self) -> None:
-        loss = self.validate()
-        self.facts["last_loss"] = loss
-        self._log({"step": self.facts["step"], "validation_loss": loss})
-        if self.facts["best_loss"] is None or loss < self.facts["best_loss"]:
-            self.facts["best_loss"], self.facts["best_step"] = loss, self.facts["step"]
-            self.keep(self.out / "best")
+        self.facts["stale"] += 1
+        found = {"validation_loss": self._compared("best")}
+        self.facts["last_loss"] = found["validation_loss"]
+        if self.average is not None:
+            with self.average.in_use():
+                found["average_loss"] = self._compared("average")
+        self._log({"step": self.facts["step"], **found})
         self._draw()
 
+    def _compared(self, name: str) -> float:
+        """The validation loss of the weights as they stand; they are kept under this name where it is the least so far."""
+        loss, least = self.validate(), self.facts[f"{name}_loss"]
+        if least is None or loss < least:
+            self.facts |= {f"{name}_loss": loss, f"{name}_step": self.facts["step"], "stale": 0}
+            self.keep(self.out / name)
+        return loss
+
+    @property
+    def spent(self) -> bool:
+        """Whether as many validations as the settings' patience brought nothing better."""
+        return self.settings.patience is not None and self.facts["stale"] >= self.settings.patience
+
     def _save(self) -> None:
-        state.save(
-            self.out, self.facts["step"], state.State(state.capture(self.trained, self.optimizer), dict(self.facts))
-        )
+        average = None if self.average is None else self.average.held
+        found = state.capture(self.trained, self.optimizer, average)
+        state.save(self.out, self.facts["step"], state.State(found, dict(self.facts)))
 
     def _resume(self) -> None:
         found, damaged = state.newest(self.out)
@@ -258,7 +276,8 @@ class Trainer:
             torch.manual_seed(self.settings.seed)
             atomic_write(self.out / "log.jsonl", "")
             return
-        state.restore(found.tensors, self.trained, self.optimizer)
+        average = None if self.average is None else self.average.held
+        state.restore(found.tensors, self.trained, self.optimizer, average)
         self.facts |= found.facts
         lines = (self.out / "log.jsonl").read_text().splitlines()
         kept = [line for line in lines if _step_of(line) <= self.facts["step"]]
@@ -267,7 +286,12 @@ class Trainer:
     def _finish(self) -> Run:
         self.keep(self.out / "last")
         self._draw()
-        f = self.facts
+        f, early = self.facts, self.facts["step"] < self.steps
+        if early:
+            self.say(
+                f"stopped early at step {f['step']} of {self.steps}: {f['stale']} validations in a row brought nothing "
+                "better"
+            )
         run = Run(
             out=self.out,
             best=self.out / "best",
@@ -282,6 +306,10 @@ class Trainer:
             trained_tokens=f["trained_tokens"],
             rows=f["rows"],
             peak_memory=peak_memory(),
+            average=None if self.average is None else self.out / "average",
+            average_step=f["average_step"],
+            average_loss=f["average_loss"],
+            stopped_early=early,
         )
         facts = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(run).items()}
         atomic_write(self.out / "done.json", json.dumps(facts, indent=1))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 from groundup.core.errors import UsageError
 
@@ -29,8 +29,8 @@ class Settings:
     learning_rate: float | None = None
     """The highest learning rate; left out, what the method usually needs."""
 
-    schedule: Literal["cosine", "linear", "constant", "inverse-sqrt"] = "cosine"
-    """How the learning rate falls: cosine and linear go to zero; inverse-sqrt with the root of the updates done."""
+    schedule: Literal["cosine", "linear", "inverse-sqrt", "constant"] = "cosine"
+    """How the learning rate falls: cosine and linear go to zero, inverse-sqrt with the root of the updates so far."""
 
     warmup: float = 0.05
     """The share of the updates in which the learning rate rises."""
@@ -38,8 +38,8 @@ class Settings:
     label_smoothing: float = 0.0
     """The share of a target that is spread evenly over the vocabulary, in training."""
 
-    optimizer: Literal["adamw", "lomo"] = "adamw"
-    """adamw; or lomo: plain steps within the backward pass, which keep neither gradients nor moments."""
+    optimizer: Literal["adamw", "adafactor", "sgd", "lion", "lomo"] = "adamw"
+    """adamw; adafactor and lion keep less; sgd has momentum; lomo steps within the backward pass and keeps nothing."""
 
     batch: int = 16
     """Rows a forward pass."""
@@ -51,13 +51,13 @@ class Settings:
     """The longest gradient (2-norm); 0 leaves it as it is."""
 
     weight_decay: float = 0.0
-    """AdamW's weight decay."""
+    """The share, times the learning rate, by which weights shrink at an update (sgd: added to the gradient)."""
 
-    beta1: float = 0.9
-    """AdamW's memory of gradients."""
+    beta1: float | None = None
+    """The memory of gradients of adamw and lion, and sgd's momentum; left out, 0.9."""
 
-    beta2: float = 0.999
-    """AdamW's memory of their squares."""
+    beta2: float | None = None
+    """adamw's memory of their squares (left out, 0.999), lion's second memory of gradients (0.99)."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of frozen weights and activations; trained weights stay float32. auto measures what is faster."""
@@ -68,6 +68,12 @@ class Settings:
     validate_every: int | None = None
     """Updates between two validations; left out, a quarter of all."""
 
+    patience: int | None = None
+    """Stop after so many validations in a row without a better one."""
+
+    average: int | None = None
+    """Also keep a moving average of the weights over about so many updates, validated beside them, as average/."""
+
     save_every: float = 60.0
     """Seconds between two saves of the whole state."""
 
@@ -77,7 +83,7 @@ class Settings:
     def __post_init__(self) -> None:
         if sum(x is not None for x in (self.steps, self.epochs, self.minutes)) > 1:
             raise UsageError("give one of steps, epochs and minutes")
-        for name in ("steps", "batch", "accumulate", "validate_every"):
+        for name in ("steps", "batch", "accumulate", "validate_every", "patience", "average"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}: give at least 1")
@@ -85,16 +91,20 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise UsageError(f"{name} is {value:g}: give a number above 0")
-        if self.schedule not in ("cosine", "linear", "constant", "inverse-sqrt"):
-            raise UsageError(f"schedule {self.schedule!r}: there are cosine, linear, constant and inverse-sqrt")
-        if self.optimizer not in ("adamw", "lomo"):
-            raise UsageError(f"optimizer {self.optimizer!r}: there are adamw and lomo")
+        for name in ("schedule", "optimizer"):
+            value, known = getattr(self, name), get_args(get_type_hints(Settings)[name])
+            if value not in known:
+                raise UsageError(f"{name} {value!r}: there are {', '.join(known)}")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup is {self.warmup}: give the share of the steps, from 0 to below 1")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise UsageError(f"precision {self.precision!r}: there are auto, float32 and bfloat16")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"label_smoothing is {self.label_smoothing:g}: give a share from 0 to below 1")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"{name} is {value:g}: give a number from 0 to below 1")
         if self.clip < 0 or self.weight_decay < 0:
             raise UsageError("clip and weight_decay cannot be negative")
 
@@ -109,11 +119,10 @@ class Settings:
 
     def flags(self) -> str:
         """The settings as flags of `groundup finetune`: with them, a run repeats to the bit."""
-        quiet = {"beta1", "beta2", "save_every", "validate_every"}
         said = [
             f"--{f.name.replace('_', '-')} {getattr(self, f.name)}"
             for f in fields(self)
-            if f.name not in quiet and not isinstance(f.default, bool) and getattr(self, f.name) is not None
+            if f.name != "save_every" and not isinstance(f.default, bool) and getattr(self, f.name) is not None
         ]
         return " ".join(said) + (" --checkpointing" if self.checkpointing else "")
 

@@ -1,6 +1,6 @@
 """All that a run needs to go on as if it had never stopped, in safetensors and JSON; never a pickle.
 
-    state-00000120/  tensors.safetensors   trained weights, optimizer moments, the random generator
+    state-00000120/  tensors.safetensors   trained weights, their average, optimizer moments, the random generator
                      state.json            step, place in the data, losses; sha256 of the tensors
 
 A state appears whole under its name or not at all. The two newest are kept, and a damaged one is passed over for the
@@ -34,18 +34,26 @@ class State:
     facts: dict[str, Any]
 
 
-def capture(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer | Lomo) -> dict[str, Tensor]:
-    """Weights, moments and random state as named tensors."""
+def capture(
+    trained: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer | Lomo,
+    average: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Weights, their average, moments and random state as named tensors."""
     found: dict[str, Tensor] = {"random": torch.get_rng_state()}
+    found |= {f"average/{name}": value for name, value in (average or {}).items()}
     for name, parameter in trained.items():
         found[f"weight/{name}"] = parameter.detach()
         for key, value in optimizer.state.get(parameter, {}).items():
-            found[f"{key}/{name}"] = value if value.ndim else value.reshape(1)
+            found[f"{key}/{name}"] = value
     return found
 
 
 def restore(
-    found: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer | Lomo
+    found: Mapping[str, Tensor],
+    trained: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer | Lomo,
+    average: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Put a captured state back, to the bit. Raises GroundupError when it is of another set of weights."""
     wanted = {f"weight/{name}" for name in trained}
@@ -54,16 +62,13 @@ def restore(
         odd = sorted(wanted ^ held)
         raise GroundupError(f"the saved state trains other weights ({len(odd)} differ: {', '.join(odd[:3])})")
     torch.set_rng_state(found["random"].clone())
-    for name, parameter in trained.items():
-        with torch.no_grad():
-            parameter.copy_(found[f"weight/{name}"])
-        moments = {}
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = found.get(f"{key}/{name}")
-            if value is not None:
-                moments[key] = value[0].clone() if key == "step" else value.clone()
-        if moments:
-            optimizer.state[parameter] = moments
+    for name, value in found.items():
+        key, _, of = name.partition("/")
+        if key in ("weight", "average"):
+            place = trained[of] if key == "weight" else (average or {})[of]
+            place.detach().copy_(value)
+        elif of in trained:
+            optimizer.state.setdefault(trained[of], {})[key] = value.to(trained[of].device, copy=True)
 
 
 def save(run: Path, step: int, state: State) -> None:
