@@ -45,6 +45,7 @@ from groundup.peft.surgery import shared
 from groundup.training.compare import compare
 from groundup.training.finetune import finetune
 from groundup.training.pretrain import pretrain
+from groundup.training.range_test import find_learning_rate
 from groundup.training.which import objective_for
 
 DEFAULT_ADAPTER = "mine"
@@ -59,6 +60,7 @@ __all__ = [
     "doctor",
     "download",
     "evaluate",
+    "find_learning_rate",
     "finetune",
     "load",
     "merge",
@@ -297,6 +299,7 @@ def evaluate(
     if metrics is not None and "perplexity" in metrics:
         sums = _surprises(model, found)
         extra.append(perplexity([s for s, _ in sums], [n for _, n in sums]))
+    tools = [encode.tools_of(row) for row in found.rows] if wanted != [] else []
     prompts = [encode.prompt_of(row, model.words) for row in found.rows] if wanted != [] else []
     references = [encode.reference_of(row) for row in found.rows] if wanted != [] else []
     done = 0
@@ -308,7 +311,7 @@ def evaluate(
             on_progress(done, len(prompts))
 
     given = {"temperature": 0.0, **{k: v for k, v in how.items() if v is not None}}
-    answers = model.answer(prompts, batch=batch, on_answer=tell, schema=schema, **given) if prompts else []
+    answers = model.answer(prompts, tools=tools, batch=batch, on_answer=tell, schema=schema, **given) if prompts else []
     facts = {**_facts(model, found, began), "schema": "yes" if schema else "no"}
     return Report.of(
         name or model.origin.name,

@@ -40,6 +40,7 @@ from groundup.peft.surgery import canonical, shared, tensors
 
 Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Messages
+Tools = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,12 @@ class Model:
         texts = [a.text for a in self._answers(prompts, **how)]
         return texts[0] if isinstance(prompt, str) and how.get("n", 1) == 1 else texts
 
-    def chat(self, messages: Messages, **how: Any) -> str:
-        """The next turn of a conversation [{"role": ..., "content": ...}, ...]; `how` as in `generate`."""
-        return self._answers([messages], **how)[0].text
+    def chat(self, messages: Messages, *, tools: Tools | None = None, **how: Any) -> str:
+        """The next turn of a conversation [{"role": ..., "content": ...}, ...]; `how` as in `generate`.
+
+        tools  JSON schemas of the functions that the chat template tells the model of
+        """
+        return self._answers([messages], tools=[tools], **how)[0].text
 
     def stream(self, prompt: Prompt, **how: Any) -> Iterator[str]:
         """The answer piece by piece, never half a character; `how` as in `generate`, for one answer."""
@@ -87,26 +91,30 @@ class Model:
         self,
         prompts: Sequence[Prompt],
         *,
+        tools: Sequence[Tools | None] | None = None,
         batch: int = 64,
         on_answer: Callable[[int, str], None] | None = None,
         **how: Any,
     ) -> list[str]:
         """Answers to many prompts or conversations, up to `batch` at once. Greedy text is as if each were alone.
 
+        tools  those of each conversation, as in `chat`
         on_answer(index, text) is called as soon as one is done.
         """
         tell = None if on_answer is None else (lambda index, a: on_answer(index, a.text))
-        return [a.text for a in self._answers(prompts, batch=batch, on_answer=tell, **how)]
+        return [a.text for a in self._answers(prompts, tools=tools, batch=batch, on_answer=tell, **how)]
 
     def _answers(
         self,
         prompts: Sequence[Prompt],
         *,
+        tools: Sequence[Tools | None] | None = None,
         batch: int = 64,
         on_answer: Callable[[int, Answer], None] | None = None,
         **how: Any,
     ) -> list[Answer]:
-        ids = [self.encode(p) for p in prompts]
+        told = [None] * len(prompts) if tools is None else tools
+        ids = [self.encode(p, t) for p, t in zip(prompts, told, strict=True)]
         return answer(self.network, ids, batch=batch, on_answer=on_answer, **self._engine(how))
 
     def _engine(self, how: dict[str, Any]) -> dict[str, Any]:
@@ -292,9 +300,13 @@ class Model:
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """The ids of a text, or of a conversation up to where the answer begins."""
-        return self.words.encode(prompt) if isinstance(prompt, str) else self.words.chat(prompt)
+    def encode(self, prompt: Prompt, tools: Tools | None = None) -> list[int]:
+        """The ids of a text, or of a conversation (and the tools it may use) up to where the answer begins."""
+        if not isinstance(prompt, str):
+            return self.words.chat(prompt, tools=tools)
+        if tools:
+            raise UsageError("tools belong to a conversation: give messages, not a text")
+        return self.words.encode(prompt)
 
     def step(self, lengths: Sequence[int]) -> Step:
         """A call that stands alone, with the adapter in use."""

@@ -12,6 +12,7 @@ import pytest
 from groundup import api, model
 from groundup.evaluation.report import Report
 from groundup.training.loop import Run
+from groundup.training.range_test import Rates
 
 
 class Recorder:
@@ -100,5 +101,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     stand_in("save", lambda found: None)
     stand_in("doctor", lambda found: {"torch": "2", "memory": {"total": "23 GB"}})
     stand_in("finetune", lambda found: _run(Path(found["out"])))
+    stand_in("find_learning_rate", lambda found: Rates(2e-3, 2e-3, 5e-3, None, (1e-3, 2e-3), (1.0, 0.5), (1.0, 0.5)))
     stand_in("evaluate", lambda found: Report.of("mine", ["a", "b"], ["a", "a"], metrics=["exact-match"]))
     return recorder

@@ -70,6 +70,14 @@ def test_generate_answers_a_file_and_goes_on_where_it_was_killed(
     assert "is not overwritten" in capsys.readouterr().err
 
 
+def test_generate_tells_of_the_tools_that_a_row_has(calls: Any, tmp_path: Path) -> None:
+    rows, tools = tmp_path / "rows.jsonl", [{"type": "function", "function": {"name": "weather"}}]
+    asked = {"messages": [{"role": "user", "content": "Rain?"}]}
+    rows.write_text(json.dumps(asked | {"tools": tools}) + "\n" + json.dumps(asked) + "\n")
+    assert main(["generate", "m", "--data", str(rows), "--out", str(tmp_path / "out.jsonl")]) == 0
+    assert calls["answer"]["tools"] == [tools, None]
+
+
 def test_chat_keeps_the_conversation(
     calls: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +188,21 @@ def test_a_stopped_run_says_how_it_goes_on(calls: Any, tmp_path: Path, capsys: p
     assert main(words) == 2
     assert "add --resume" in capsys.readouterr().err
     assert main(["finetune", "m", "--data", "d", "--out", "o", "--steps", "1", "--epochs", "1"]) == 2
+
+
+def test_a_learning_rate_is_found_beside_the_run(
+    calls: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["finetune", "m", "--data", "rows.jsonl", "--out", str(tmp_path / "run"), "--optimizer", "sgd"]
+    assert main([*words, "--find-learning-rate"]) == 0
+    assert "finetune" not in calls.names and calls["find_learning_rate"]["settings"]["optimizer"] == "sgd"
+    shown = capsys.readouterr().out
+    assert "--learning-rate 0.002\n" in shown and "--find-learning-rate" not in shown
+    assert json.loads((tmp_path / "run-rates.json").read_text())["suggestion"] == 2e-3
+    assert (tmp_path / "run-rates.png").read_bytes().startswith(b"\x89PNG") and not (tmp_path / "run").exists()
+    assert main([*words, "--find-learning-rate"]) == 2
+    assert "is not overwritten" in capsys.readouterr().err
+    assert main([*words, "--find-learning-rate", "--dry-run"]) == 2
 
 
 def test_the_command_that_goes_on_is_the_last_that_is_said(

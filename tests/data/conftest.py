@@ -42,6 +42,13 @@ def build(folder: Path, *, template: str | None, bos: bool = False) -> Tokenizer
 
 
 @pytest.fixture(scope="session")
+def tooled(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Its template begins with the names of the tools."""
+    told = "{% for tool in tools or [] %}<|im_start|>tools\n{{ tool.function.name }}<|im_end|>\n{% endfor %}"
+    return build(tmp_path_factory.mktemp("tooled") / "t", template=told + TEMPLATE)
+
+
+@pytest.fixture(scope="session")
 def chatty(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """With a chat template, turns as ChatML writes them."""
     return build(tmp_path_factory.mktemp("chatty") / "t", template=TEMPLATE)

@@ -11,7 +11,7 @@ import pytest
 
 from groundup.checkpoints.gguf import open_gguf
 from groundup.core.errors import UsageError
-from groundup.data.encode import encode, encode_all, prompt_of, reference_of
+from groundup.data.encode import encode, encode_all, prompt_of, reference_of, tools_of
 from groundup.data.rows import read
 from groundup.inputs.tokenizer import Encoded, Tokenizer
 
@@ -93,6 +93,17 @@ def test_the_prompt_of_a_row_is_how_its_training_begins(chatty: Tokenizer, plain
         assert reference_of(row) == ("So long" if row is CHAT else "4")
     asked = plain.encode(str(prompt_of({"prompt": "2+2=", "completion": "4"}, plain)))
     assert encode({"prompt": "2+2=", "completion": "4"}, plain).trained.index(True) == len(asked)
+
+
+def test_a_row_with_tools_is_asked_as_it_was_trained(tooled: Tokenizer) -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    row = read([{**CHAT, "tools": tools}])[0]
+    prompt, encoded = prompt_of(row, tooled), encode(row, tooled)
+    assert isinstance(prompt, list) and tools_of(row) == tools and tools_of(CHAT) is None
+    ids = tooled.chat(prompt, tools=tools_of(row))
+    assert "weather" in tooled.decode(ids) and encoded.ids[: len(ids)] == ids
+    without = tooled.chat(prompt)
+    assert encoded.ids[: len(without)] != without
 
 
 def test_prompt_and_reference_of_other_rows(chatty: Tokenizer) -> None:

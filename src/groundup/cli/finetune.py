@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from groundup.cli.methods import Flags, Kind, chosen
-from groundup.cli.options import Common, Place, Which, open_model
+from groundup.cli.options import Common, Place, Which, open_model, refuse_existing, typed
 from groundup.cli.output import result
 from groundup.cli.progress import Progress
 from groundup.cli.runs import left, resumable
 from groundup.core.errors import UsageError
-from groundup.core.files import read_json
+from groundup.core.files import atomic_write, read_json
 from groundup.training.settings import Settings
+
+if TYPE_CHECKING:
+    from groundup.model import Model
 
 EXAMPLE = "groundup finetune smollm2-135m-instruct --data train.jsonl --out runs/mine --minutes 5"
 
@@ -37,6 +41,7 @@ def run(
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),
     resume: bool = False,
     dry_run: bool = False,
+    find_learning_rate: bool = False,
     which: Which = Which(),
     place: Place = Place(),
     common: Common = Common(),
@@ -70,14 +75,27 @@ def run(
         Go on with the run in --out.
     dry_run
         Read and check everything, say what would be done, and stop.
+    find_learning_rate
+        Train nothing: try rates from far too low to far too high (--steps of them, or 100) and say which one to take.
+        The picture and the numbers go beside --out, as OUT-rates.png and OUT-rates.json.
     """
     tuning = chosen(method, flags)
     if out.exists() and not resume:
         raise UsageError(f"{out} exists and is not overwritten: add --resume to go on, or name another --out")
+    rates = out.with_name(f"{out.name}-rates.json")
+    if find_learning_rate:
+        if resume or dry_run:
+            raise UsageError("--find-learning-rate trains nothing: leave --resume and --dry-run out")
+        for path in (rates, rates.with_suffix(".png")):
+            refuse_existing(path)
     from groundup import api
 
     lm = open_model(model, which, place, precision="float32")
     tuned = api.adapt(lm, tuning, seed=settings.seed)
+    if find_learning_rate:
+        of_labels = {"label": label, "problem": problem, "auxiliary": auxiliary}
+        _range_test(tuned, data, rates, validation, max_tokens, of_labels, settings, common)
+        return
     with resumable(out), Progress("step") as progress:
         done = api.finetune(
             tuned,
@@ -102,3 +120,41 @@ def run(
     learned_labels = kept.exists() and "labels" in read_json(kept)["objective"]
     text = f'{left(done)}\ntry: groundup {"classify" if learned_labels else "generate"} {shlex.quote(str(out))} "..."'
     result(facts, text, as_json=common.json)
+
+
+def _range_test(
+    tuned: Model,
+    data: Path,
+    out: Path,
+    validation: Path | None,
+    max_tokens: int | None,
+    of_labels: dict[str, Any],
+    settings: Settings,
+    common: Common,
+) -> None:
+    """Find a learning rate, and say the command that trains with it."""
+    from groundup import api
+
+    with Progress("update") as progress:
+        found = api.find_learning_rate(
+            tuned,
+            data,
+            validation=validation,
+            max_tokens=max_tokens,
+            on_progress=progress.update,
+            say=progress.say,
+            **of_labels,
+            **asdict(settings),
+        )
+    picture = out.with_suffix(".png")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found.png(picture)
+    atomic_write(out, json.dumps(found.to_dict(), indent=1))
+    again = [word for word in typed if word != "--find-learning-rate"]
+    end = "nowhere" if found.lost is None else f"at {found.lost:.2g}"
+    text = (
+        f"suggested learning rate {found.suggestion:.2g}: the loss falls the steepest at {found.steepest:.2g}, is the lowest "
+        f"at {found.least:.2g}, and all is lost {end}  {picture}\n"
+        f"try: {shlex.join(['groundup', *again, '--learning-rate', f'{found.suggestion:.2g}'])}"
+    )
+    result({**found.to_dict(), "picture": str(picture)}, text, as_json=common.json)

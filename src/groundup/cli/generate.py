@@ -79,7 +79,7 @@ def _answer_file(
 ) -> None:
     """Answer the rows of `data` that `out` does not have yet."""
     from groundup.core.files import sha256
-    from groundup.data.encode import prompt_of
+    from groundup.data.encode import prompt_of, tools_of
     from groundup.data.rows import read
 
     rows = read(data, answers=False)
@@ -99,6 +99,7 @@ def _answer_file(
         if left:
             lm: Model = open_model(model, which, machine)
             prompts = [prompt_of(rows[index], lm.tokenizer) for index in left]
+            tools = [tools_of(rows[index]) for index in left]
             with Progress("row") as progress:
 
                 def keep(index: int, text: str) -> None:
@@ -106,7 +107,7 @@ def _answer_file(
                     progress.update(len(answers.done), len(rows))
 
                 try:
-                    lm.answer(prompts, batch=batch, on_answer=keep, **sampling.arguments())
+                    lm.answer(prompts, tools=tools, batch=batch, on_answer=keep, **sampling.arguments())
                 except KeyboardInterrupt:
                     progress.say(
                         f"{len(answers.done)} of {len(rows)} answers kept; the same command goes on from there"

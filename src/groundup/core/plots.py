@@ -66,6 +66,34 @@ def loss_curve(
     _write(figure, path)
 
 
+def rate_curve(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smooth: Sequence[float],
+    path: str | Path,
+    *,
+    suggestion: float,
+    lost: float | None = None,
+    title: str = "Loss by learning rate",
+) -> None:
+    """The losses of a range test by the rate (in powers of ten): as measured, pale, and smoothed; the rate that is
+    suggested, and the one at which all that was won is lost."""
+    figure, axes = _sheet(7.2, 4.2, title)
+    axes.plot(rates, losses, color=COLOURS[0], linewidth=0.9, alpha=0.75)
+    axes.plot(rates, smooth, color=COLOURS[1], linewidth=2.0, label="smoothed")
+    at, loss = min(zip(rates, smooth, strict=True), key=lambda point: abs(point[0] - suggestion))
+    axes.plot([at], [loss], "*", markersize=15, color=COLOURS[3], markeredgecolor=INK, zorder=6,
+              label=f"suggested: {suggestion:.2g}")  # fmt: skip
+    if lost is not None:
+        axes.axvline(lost, color=QUIET, linewidth=1.0, linestyle="--", label=f"lost at {lost:.2g}")
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.15 * max(*smooth, losses[0]))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss a token (nats)")
+    axes.legend(frameon=False, labelcolor=INK)
+    _write(figure, path)
+
+
 def _running_mean(values: Sequence[float]) -> list[float]:
     """The mean of each value and its neighbours on both sides, so that it does not lag; fewer near the steep start."""
     reach = len(values) // 30

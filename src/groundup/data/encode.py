@@ -120,6 +120,11 @@ def prompt_of(row: Row, tokenizer: Tokenizer | None = None) -> str | list[Messag
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
+def tools_of(row: Row) -> list[dict[str, Any]] | None:
+    """The tools that the row's prompt tells of, as the chat template takes them."""
+    return row.get("tools")
+
+
 def reference_of(row: Row) -> str:
     """What it should answer: the text of the last assistant turn. Raises `UsageError` when the row has none."""
     messages = messages_of(row) if "text" not in row else []

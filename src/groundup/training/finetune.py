@@ -76,20 +76,36 @@ def finetune(
     if model.adapter is None:
         raise UsageError("finetune: nothing would be trained; adapt the model first, e.g. adapt(model, LoRA())")
     given = settings_for(out, resume, settings)
-    read: Callable[..., Dataset] = rows.read
-    if objective is None and label != "none" and (label is not None or has_labels(data)):
-        read = partial(labelled, field=label)
-        model = headed(model, read(data), problem, auxiliary=auxiliary, seed=given.seed, say=say)
-        assert model.config.labels is not None
-        objective = classify(model.config.labels, auxiliary=auxiliary, smoothing=given.label_smoothing)
-    elif problem is not None or auxiliary:
-        raise UsageError("problem and auxiliary are of rows with labels: name the field that holds them (label)")
-    objective = objective or objective_for(model, smoothing=given.label_smoothing)
-    train, valid = _rows(model, read, data, validation, max_tokens, objective, given.seed, say)
+    model, read, objective = what_is_learned(model, data, objective, label, problem, auxiliary, given, say)
+    train, valid = encoded_rows(model, read, data, validation, max_tokens, objective, given.seed, say)
     return conduct(
         model, train, valid, objective, given, out=out, resume=resume, dry_run=dry_run, began=began,
         on_progress=on_progress, say=say,
     )  # fmt: skip
+
+
+def what_is_learned(
+    model: Model,
+    data: str | Path | Sequence[dict[str, Any]],
+    objective: Objective | None,
+    label: str | None,
+    problem: str | None,
+    auxiliary: float,
+    given: Settings,
+    say: Say,
+) -> tuple[Model, Callable[..., Dataset], Objective]:
+    """The model (with a head, where rows with labels need one), how its rows are read, and what is made smaller.
+
+    The arguments are those of `finetune`. UsageError for settings of labels where there are none.
+    """
+    if objective is None and label != "none" and (label is not None or has_labels(data)):
+        read = partial(labelled, field=label)
+        model = headed(model, read(data), problem, auxiliary=auxiliary, seed=given.seed, say=say)
+        assert model.config.labels is not None
+        return model, read, classify(model.config.labels, auxiliary=auxiliary, smoothing=given.label_smoothing)
+    if problem is not None or auxiliary:
+        raise UsageError("problem and auxiliary are of rows with labels: name the field that holds them (label)")
+    return model, rows.read, objective or objective_for(model, smoothing=given.label_smoothing)
 
 
 def conduct(
@@ -171,7 +187,7 @@ def conduct(
     return trainer(chosen).go()
 
 
-def _rows(
+def encoded_rows(
     model: Model,
     read: Callable[..., Dataset],
     data: str | Path | Sequence[dict[str, Any]],

@@ -176,7 +176,7 @@ class Trainer:
 
     def seconds_a_step(self) -> float:
         """How long an update takes here: two forward and backward passes whose gradients are thrown away."""
-        groups = self._groups(Place(0, 0))
+        groups = self.groups(Place(0, 0))
         self.network.train()
         spent = []
         for _ in range(2):
@@ -198,7 +198,7 @@ class Trainer:
         KeyboardInterrupt."""
         self._resume()
         began, saved = time.monotonic() - self.facts["seconds"], time.monotonic()
-        groups = self._groups(Place(*self.facts["place"]))
+        groups = self.groups(Place(*self.facts["place"]))
         settings = self.settings
         with _stoppable() as stop:
             while self.facts["step"] < self.steps and not self.spent:
@@ -231,7 +231,7 @@ class Trainer:
                     raise KeyboardInterrupt
         return self._finish()
 
-    def _groups(self, place: Place) -> Iterator[tuple[list[list[Any]], Place]]:
+    def groups(self, place: Place) -> Iterator[tuple[list[list[Any]], Place]]:
         """The groups of rows of each update, and the place after them."""
         group: list[list[Any]] = []
         for batch in self.batches.after(place):

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from groundup.core.errors import UsageError
-from groundup.data.encode import EncodedRows, encode_all, prompt_of, reference_of
+from groundup.data.encode import EncodedRows, encode_all, prompt_of, reference_of, tools_of
 from groundup.data.kinds import Row
 from groundup.data.rows import Dataset
 from groundup.inputs.tokenizer import Encoded, Tokenizer
@@ -61,7 +61,7 @@ def pair(row: Row, tokenizer: Tokenizer) -> Pair:
     if tokenizer.eos_id is None:
         raise UsageError("The tokenizer names no end-of-text token, so a completion could not learn where to end.")
     asked = prompt_of(row, tokenizer)
-    prompt = tokenizer.encode(asked) if isinstance(asked, str) else tokenizer.chat(asked)
+    prompt = tokenizer.encode(asked) if isinstance(asked, str) else tokenizer.chat(asked, tools=tools_of(row))
     completion = [*tokenizer.encode(reference_of(row), special=False), tokenizer.eos_id]
     return Pair(prompt + completion, [False] * len(prompt) + [True] * len(completion), len(prompt))
 
