@@ -105,6 +105,14 @@ def kept(rows: Sequence[dict[str, str]], tmp_path: Path, **how: object) -> list[
     return [json.loads(line)["text"][0] for line in out.read_text().splitlines()]
 
 
+def test_a_file_without_rows_is_no_text_that_was_filtered(tmp_path: Path) -> None:
+    empty, out = tmp_path / "empty.jsonl", tmp_path / "out.jsonl"
+    empty.write_text("")
+    with pytest.raises(UsageError, match="holds no rows"):
+        by_rules(empty, out)
+    assert not out.exists()
+
+
 def test_a_column_as_score(tmp_path: Path) -> None:
     column = scorer("column:quality")
     assert kept(ROWS, tmp_path, scorer=column, least=3) == ["a", "c", "d"]

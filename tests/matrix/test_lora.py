@@ -18,12 +18,24 @@ import groundup as gu
 from groundup.api import add_adapter
 from groundup.core.errors import GroundupError, UsageError
 from groundup.peft.lora import LoRA
+from groundup.peft.method import shapes
 from groundup.peft.surgery import linears
 
 
 def test_a_target_that_matches_nothing_is_refused_with_what_there_is(folders):
     with pytest.raises(UsageError, match=r"q_proj.*attn\.q"):
         gu.adapt(gu.load(folders("llama")), LoRA(targets="q_proj"))
+
+
+def test_a_rank_above_every_matrix_and_a_strength_of_nothing_are_refused(folders):
+    model = gu.load(folders("llama"))
+    most = max(min(size) for name, size in shapes(model.network).items() if name.endswith(("attn.q", "attn.v")))
+    gu.adapt(model, LoRA(rank=most))
+    with pytest.raises(UsageError, match=f"rank {most + 1}: .* {most} at most"):
+        gu.adapt(model, LoRA(rank=most + 1))
+    for alpha in (0.0, float("nan")):
+        with pytest.raises(UsageError, match="no effect"):
+            LoRA(alpha=alpha)
 
 
 def test_an_adapter_for_another_base_is_refused(folders, tmp_path):

@@ -15,6 +15,7 @@ One test, families x configs x arms. The arms:
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -220,6 +221,19 @@ def test_without_the_window_the_numbers_differ(name: str, made: Any) -> None:
         difference([g], [w]) for g, w in zip(batched(case, network, rows), expected(case, oracle, rows), strict=True)
     ]
     assert apart[1] > 0.01 and apart[2] <= TOLERANCE[torch.float32]  # a row of one token has nothing to leave out
+
+
+@pytest.mark.parametrize("name", ["t5-gated-untied", "bert-untied", "bloom-11-heads-untied", "bloom-6-heads"])
+def test_the_config_in_memory_says_whether_the_head_is_tied(name: str, made: Any) -> None:
+    case = next(c for c in CASES if c.name == name)
+    _, folder, ours = made(case)
+    network = ours.network
+    head = network.head.out if hasattr(network.head, "out") else network.head
+    embed = network.embed.tokens if hasattr(network, "embed") else network.encoder.embed.tokens
+    assert ours.config.tie_word_embeddings == (head.weight is embed.weight)
+    assert ours.config.tie_word_embeddings == (not name.endswith("untied"))
+    written = json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", True)
+    assert written == (not name.endswith("untied") or case.untied)  # what the file itself claims
 
 
 GGUF_NAMES = """

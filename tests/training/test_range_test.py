@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -87,6 +88,20 @@ def test_a_model_is_the_same_to_the_bit_and_its_rate_trains(tmp_path):
         for name, rate in (("found", found.suggestion), ("low", found.suggestion / 1000))
     ]
     assert ends[0].best_loss < ends[1].best_loss
+
+
+def test_validation_on_the_rows_of_training_is_refused(tmp_path):
+    rows, more = tmp_path / "train.jsonl", tmp_path / "more.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
+    more.write_text(json.dumps(TEXTS[3]) + "\n" + json.dumps({"text": "another"}) + "\n")
+    tuned, said = gu.adapt(model(), gu.LoRA(rank=3)), list[str]()
+    how = {"out": tmp_path / "run", "steps": 1, "dry_run": True, "precision": "float32", "say": said.append}
+    with pytest.raises(UsageError, match="is trained on too"):
+        gu.finetune(tuned, rows, validation=rows, **how)
+    gu.finetune(tuned, rows, validation=more, **how)
+    assert any(line.startswith("1 of 2 validation rows") for line in said)
+    with pytest.raises(UsageError, match="takes no --beta2"):
+        gu.finetune(tuned, rows, optimizer="sgd", learning_rate=0.1, beta2=0.9, **how)
 
 
 def test_what_it_cannot_do():

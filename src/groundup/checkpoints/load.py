@@ -101,6 +101,7 @@ def _gguf(name: str, path: Path, dtype: torch.dtype | None) -> Loaded:
     except KeyError as e:
         raise GroundupError(f"{path.name}: the key {e.args[0]} is missing from its metadata") from None
     network, notes = assemble(family, config, family.gguf(config), source, dtype, path.name)
+    config = _as_built(config, network, family.gguf(config))
     origin = Origin(name, path, source.fingerprint(), "gguf", config.model_type)
     return Loaded(network, family, config, Tokenizer.from_gguf(metadata), {}, origin, notes)
 
@@ -116,6 +117,7 @@ def _folder(name: str, path: Path, dtype: torch.dtype | None) -> Loaded:
     config = family.Config.from_public(public)
     source = open_safetensors(path)
     network, notes = assemble(family, config, family.hugging_face(config), source, dtype, path.name)
+    config = _as_built(config, network, family.hugging_face(config))
     generation = read_json(path / "generation_config.json") if (path / "generation_config.json").exists() else {}
     origin = Origin(name, path, source.fingerprint(), "safetensors", kind)
     return Loaded(network, family, config, _tokenizer(path, generation, public), generation, origin, notes)
@@ -240,6 +242,15 @@ def _tie(network: nn.Module, plan: Plan, config: FamilyConfig) -> None:
         if isinstance(holder, Linear | Embedding) and holder.weight.values.is_meta:
             assert isinstance(other, Linear | Embedding)
             holder.weight = other.weight
+
+
+def _as_built(config: Any, network: nn.Module, rules: Rules) -> Any:
+    """The config; it says untied where the file gave a head that it ties numbers of its own."""
+    if not getattr(config, "tie_word_embeddings", False):
+        return config
+    held = tensors(network)  # a tied weight once, under its first name
+    untied = any(rule.tied_to is not None and rule.target in held for rule in rules.table)
+    return config.model_copy(update={"tie_word_embeddings": False}) if untied else config
 
 
 def _some(names: list[str], most: int = 4) -> str:

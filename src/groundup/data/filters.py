@@ -109,6 +109,8 @@ def by_rules(
                 continue
             changed += left != text
             write({**item.record, "text": left})
+        if not rows:
+            raise UsageError(f"{stream.name} holds no rows. Is it the right file?")
     return Filtered(
         stream.title,
         "the rules of C4",

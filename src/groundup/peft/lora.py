@@ -124,6 +124,8 @@ class LoRA(Method):
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise UsageError(f"rank {self.rank}: LoRA needs a rank of at least 1")
+        if not (math.isfinite(self.alpha) and self.alpha != 0):
+            raise UsageError(f"alpha {self.alpha:g}: the adapter would have no effect; twice the rank is usual")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout {self.dropout}: give a share from 0 to below 1")
 
@@ -134,8 +136,11 @@ class LoRA(Method):
     def add(self, network: Net, name: str, *, seed: int = 0, encode: Encode | None = None) -> Net:
         network = shared(network)
         generator = torch.Generator().manual_seed(seed)
-        sizes = shapes(network)
-        for path in match(list(linears(network)), self.targets):
+        sizes, found = shapes(network), match(list(linears(network)), self.targets)
+        most = max(min(sizes[path]) for path in found)
+        if self.rank > most:
+            raise UsageError(f"rank {self.rank}: no target here has a rank above {most}, so give {most} at most")
+        for path in found:
             out_features, in_features = sizes[path]
             bound = 1 / math.sqrt(in_features)
             a = torch.empty(self.rank, in_features).uniform_(-bound, bound, generator=generator)

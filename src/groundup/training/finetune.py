@@ -28,7 +28,7 @@ from groundup.peft.surgery import in_format, with_copies
 from groundup.training.classify import classify, headed
 from groundup.training.loop import Run, Trainer
 from groundup.training.objective import Objective
-from groundup.training.optimizers import usual_rate
+from groundup.training.optimizers import refuse_unread, usual_rate
 from groundup.training.settings import Settings
 from groundup.training.which import objective_for
 
@@ -203,6 +203,17 @@ def encoded_rows(
     say(str(found))
     if validation is not None:
         parts = (found, read(validation, part="validation"))
+        seen = set(map(rows.fingerprint, found.rows))
+        twice = sum(rows.fingerprint(row) in seen for row in parts[1].rows)
+        if twice == len(parts[1]):
+            raise UsageError(
+                f"every row of {validation} is trained on too, so validation would say nothing: give other rows, or "
+                "leave --validation out and a part is split off"
+            )
+        if twice:
+            say(
+                f"{twice} of {len(parts[1])} validation rows are trained on too; groundup data decontaminate names them"
+            )
     else:
         parts = rows.split(found, count=min(32, max(1, len(found) // 20)), seed=seed)
     train, valid = (objective.encode(part, model.words, tokens) for part in parts)
@@ -217,6 +228,7 @@ def settings_for(out: Path, resume: bool, settings: dict[str, Any]) -> Settings:
     """The settings that were given; for a run that goes on, those that it was begun with. UsageError where `out` is
     there and should not be, or should be and is not."""
     given = Settings.named(settings)
+    refuse_unread(given)
     if resume:
         if not (out / "run.json").exists():
             raise UsageError(f"--resume: {out} is no run; leave --resume out to begin one")

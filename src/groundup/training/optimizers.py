@@ -61,20 +61,26 @@ def usual_rate(optimizer: str, rate: float) -> float:
     return rate / LION_SLOWER if optimizer == "lion" else rate
 
 
-def optimizer_for(settings: Settings, trained: Iterable[nn.Parameter]) -> torch.optim.Optimizer | Lomo:
-    """The optimizer of these settings over what is trained. UsageError for a setting that it would not read."""
-    assert settings.learning_rate is not None
-    name, weights, rate, decay = settings.optimizer, list(trained), settings.learning_rate, settings.weight_decay
-    reads = READS[name]
+def refuse_unread(settings: Settings) -> None:
+    """UsageError for a setting that the optimizer would not read."""
+    name, reads = settings.optimizer, READS[settings.optimizer]
     for flag, given, read in (
         ("beta1", settings.beta1 is not None, reads.beta1 is not None),
         ("beta2", settings.beta2 is not None, reads.beta2 is not None),
-        ("weight-decay", decay > 0, reads.weight_decay),
+        ("weight-decay", settings.weight_decay > 0, reads.weight_decay),
         ("accumulate", settings.accumulate > 1, reads.accumulate),
     ):
         if given and not read:
             why = "steps within each backward pass: it" if name == "lomo" else "has no such memory: it"
             raise UsageError(f"{name} {why} takes no --{flag}; leave it out")
+
+
+def optimizer_for(settings: Settings, trained: Iterable[nn.Parameter]) -> torch.optim.Optimizer | Lomo:
+    """The optimizer of these settings over what is trained. UsageError for a setting that it would not read."""
+    refuse_unread(settings)
+    assert settings.learning_rate is not None
+    name, weights, rate, decay = settings.optimizer, list(trained), settings.learning_rate, settings.weight_decay
+    reads = READS[name]
     beta1 = reads.beta1 if settings.beta1 is None else settings.beta1
     beta2 = reads.beta2 if settings.beta2 is None else settings.beta2
     if name == "lomo":
