@@ -165,7 +165,8 @@ def bars(
     colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(series)}
     shown = [{name: values[group] for name, values in series.items()} for group in range(len(groups))]
     slots = sum(max(1, sum(value is not None for value in group.values())) for group in shown) + len(groups)
-    figure, axes = _sheet(max(5.0, 1.2 + 0.55 * slots), 4.4, title)
+    width = max(5.0, 1.2 + 0.55 * slots)
+    figure, axes = _sheet(width, 4.4, title)
     at, middles = 0.0, []
     for group in shown:
         first = at
@@ -193,7 +194,7 @@ def bars(
     figure.legend(
         handles=[Patch(color=colour, label=_plain(name)) for name, colour in colours.items()],
         loc="outside lower center",
-        ncols=min(3, len(series)),
+        ncols=max(1, min(3, len(series), int(width / (0.7 + 0.085 * max(map(len, series)))))),  # what fits side by side
         frameon=False,
         labelcolor=INK,
         handlelength=1.2,
