@@ -55,7 +55,7 @@ def ours(kind: str):
             parameter.requires_grad_()
         settings = Settings(steps=-(-ROWS // BATCH), batch=BATCH, learning_rate=1e-4)
         run = Trainer(network, own, given, [], settings, out=Path(), adapter="mine", keep=lambda path: None)
-        groups = run._groups(Place(0, 0))
+        groups = run.groups(Place(0, 0))
 
         def epoch() -> None:
             for _ in range(settings.steps):

@@ -28,17 +28,14 @@ from groundup.core import machine
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import atomic_folder, cache_dir, read_json
-from groundup.core.labels import Labels
 from groundup.data import encode, rows
-from groundup.data.labelled import labelled, question, target
-from groundup.evaluation.choices import choice_logprobs, choice_scores, picked
-from groundup.evaluation.labels import label_scores, tag_scores
+from groundup.evaluation.judging import choice_report, facts_of, label_report
 from groundup.evaluation.metrics import perplexity
-from groundup.evaluation.report import Confusion, Report
+from groundup.evaluation.report import Report
 from groundup.inference.score import nll
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.model import Model, with_labels, write_adapter, write_model
-from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
+from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.peft.lora import LoRA
 from groundup.peft.method import Method
 from groundup.peft.surgery import shared
@@ -287,12 +284,12 @@ def evaluate(
     acc_norm, acc_bytes. Both choose their metrics themselves.
     """
     if model.config.labels is not None:
-        return _judged(model, data, label, metrics, name, batch, on_progress)
+        return label_report(model, data, label, metrics, name, batch, on_progress)
     if label is not None:
         raise UsageError(f"label: {model.origin.name} has no head for labels; leave it out, or fine-tune it on labels")
     found = rows.read(data, part="test")
     if found.kind == "choices":
-        return _chosen(model, found, metrics, name)
+        return choice_report(model, found, metrics, name)
     wanted = None if metrics is None else [m for m in metrics if m != "perplexity"]
     extra = []
     began = time.monotonic()
@@ -312,7 +309,7 @@ def evaluate(
 
     given = {"temperature": 0.0, **{k: v for k, v in how.items() if v is not None}}
     answers = model.answer(prompts, tools=tools, batch=batch, on_answer=tell, schema=schema, **given) if prompts else []
-    facts = {**_facts(model, found, began), "schema": "yes" if schema else "no"}
+    facts = {**facts_of(model, found, began), "schema": "yes" if schema else "no"}
     return Report.of(
         name or model.origin.name,
         answers,
@@ -323,84 +320,6 @@ def evaluate(
         extra=extra,
         facts=facts,
     )
-
-
-def _facts(model: Model, data: rows.Dataset, began: float) -> dict[str, str | int | float]:
-    return {
-        "model": model.origin.name,
-        "fingerprint": model.origin.fingerprint,
-        "adapter": model.adapter or "none",
-        "precision": model.precision,
-        "data": data.name,
-        "rows": len(data),
-        "seconds": round(time.monotonic() - began, 2),
-    }
-
-
-def _judged(
-    model: Model, data: Any, label: str | None, metrics: Sequence[str] | None, name: str | None, batch: int,
-    on_progress: Callable[..., None] | None,
-) -> Report:  # fmt: skip
-    """The report on a head for labels."""
-    if metrics:
-        raise UsageError("a head for labels has its own metrics: leave --metrics out")
-    labels, began = model.config.labels, time.monotonic()
-    assert labels is not None
-    found = labelled(data, label, part="test")
-    if (found.kind == "tags") != (labels.level == "token"):
-        raise UsageError(f"{found.name} holds rows of kind {found.kind}, and the head judges a {labels.level}")
-    tagged = labels.level == "token"
-    said = model.judge([row["tokens" if tagged else "text"] for row in found.rows], batch=batch)
-    if on_progress is not None:
-        on_progress(len(found), len(found))
-    shown = [[labels.names[int(p.argmax())] for p in each] for each in said]
-    if tagged:
-        scores = tag_scores(shown, [row["tags"] for row in found.rows])
-        references = [" ".join(row["tags"]) for row in found.rows]
-        predictions = [" ".join(tags) for tags in shown]
-    else:
-        wanted = [target(row["label"], labels, found.where(i)) for i, row in enumerate(found.rows)]
-        scores = label_scores(labels, [each[0].tolist() for each in said], wanted)
-        references = [
-            json.dumps(v) if isinstance(v, list | float) else str(v) for v in (r["label"] for r in found.rows)
-        ]
-        predictions = [_said(each[0].tolist(), labels) for each in said]
-    lines = tuple(
-        {"prompt": row["tokens"] if tagged else row["text"], "reference": theirs, "prediction": ours}
-        for row, theirs, ours in zip(found.rows, references, predictions, strict=True)
-    )
-    single = labels.problem == "single" and not tagged
-    confusions = (Confusion.count("label", predictions, references),) if single else ()
-    return Report(name or model.origin.name, tuple(scores), lines, confusions, _facts(model, found, began))
-
-
-def _said(row: list[float], labels: Labels) -> str:
-    if labels.problem == "regression":
-        return json.dumps(row[0] if len(row) == 1 else row)
-    if labels.problem == "multi":
-        return json.dumps([name for name, p in zip(labels.names, row, strict=True) if p > 0.5])
-    return labels.names[max(range(len(row)), key=row.__getitem__)]
-
-
-def _chosen(model: Model, found: rows.Dataset, metrics: Sequence[str] | None, name: str | None) -> Report:
-    """The report on questions with choices."""
-    if isinstance(model.network, Encoder | EncoderDecoder):
-        raise UsageError(f"choices are scored by a model that goes on with a text, and {model.origin.name} does not")
-    began = time.monotonic()
-    questions = [question(row) for row in found.rows]
-    told = choice_logprobs(model.network, questions, model.words, adapter=model.adapter, device=model.device)
-    scores = choice_scores(questions, told)
-    known = [score.name for score in scores]
-    for metric in metrics or ():
-        if metric not in known:
-            raise UsageError(f"rows with choices have the metrics {', '.join(known)}, not {metric!r}")
-    lines = tuple(
-        {"prompt": q.prompt, "reference": q.choices[q.answer], "prediction": q.choices[picked(each, q.choices)],
-         "logprobs": each}
-        for q, each in zip(questions, told, strict=True)
-    )  # fmt: skip
-    wanted = tuple(score for score in scores if not metrics or score.name in metrics)
-    return Report(name or model.origin.name, wanted, lines, (), _facts(model, found, began))
 
 
 def _surprises(model: Model, found: rows.Dataset) -> list[tuple[float, int]]:

@@ -89,8 +89,15 @@ def test_as_json_and_when_nothing_was_trained(asked: dict[str, Any], capsys: pyt
     assert "nothing to recommend" in capsys.readouterr().out
 
 
-def test_ctrl_c_says_how_it_goes_on(asked: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_says_how_it_goes_on(
+    asked: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     asked["found"] = KeyboardInterrupt()
+    assert main(WORDS) == 130
+    assert "saved" not in capsys.readouterr().err  # nothing was begun
+    (tmp_path / "runs" / "all").mkdir(parents=True)
+    (tmp_path / "runs" / "all" / "compare.json").write_text("{}")
     assert main(WORDS) == 130
     assert (
         "groundup compare m --data rows.jsonl --methods 'lora:rank=8;bitfit' --out runs/all" in capsys.readouterr().err

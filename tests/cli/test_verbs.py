@@ -210,7 +210,7 @@ def test_the_command_that_goes_on_is_the_last_that_is_said(
 ) -> None:
     monkeypatch.setattr("groundup.cli.runs.typed", ["finetune", "m"])
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(KeyboardInterrupt), resumable(tmp_path), Progress("step") as progress:
+    with pytest.raises(KeyboardInterrupt), resumable(tmp_path / "run.json", "--resume"), Progress("step") as progress:
         progress.update(1, 9)
         progress.update(2, 9)  # too soon after the first to be printed at once
         raise KeyboardInterrupt

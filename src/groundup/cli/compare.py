@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from groundup.cli.options import Common, Place, typed, words
+from groundup.cli.options import Common, Place, words
 from groundup.cli.output import note, result
 from groundup.cli.progress import Progress
+from groundup.cli.runs import resumable
 from groundup.cli.settings import Changed
 
 EXAMPLE = (
@@ -68,29 +68,25 @@ def run(
     from groundup import api
 
     given = {name: value for name, value in asdict(settings).items() if value is not None}
-    with Progress("run") as progress:
-        try:
-            found = api.compare(
-                model,
-                data,
-                methods=methods,
-                out=out,
-                seeds=seeds,
-                validation=validation,
-                test=test,
-                metrics=words(metrics),
-                max_tokens=max_tokens,
-                answer_tokens=answer_tokens,
-                revision=revision,
-                device=place.device,
-                threads=place.threads,
-                on_progress=progress.update,
-                say=progress.say,
-                **given,
-            )
-        except KeyboardInterrupt:
-            progress.say(f"stopped and saved; the same command goes on:\n  {shlex.join(['groundup', *typed])}")
-            raise
+    with resumable(out / "compare.json"), Progress("run") as progress:
+        found = api.compare(
+            model,
+            data,
+            methods=methods,
+            out=out,
+            seeds=seeds,
+            validation=validation,
+            test=test,
+            metrics=words(metrics),
+            max_tokens=max_tokens,
+            answer_tokens=answer_tokens,
+            revision=revision,
+            device=place.device,
+            threads=place.threads,
+            on_progress=progress.update,
+            say=progress.say,
+            **given,
+        )
     note(f"wrote {out / 'results.json'} and {out / 'compare.png'}")
     result(found.to_dict(), found.text(), as_json=common.json)
     return 0 if found.whole else 1

@@ -96,7 +96,7 @@ def run(
         of_labels = {"label": label, "problem": problem, "auxiliary": auxiliary}
         _range_test(tuned, data, rates, validation, max_tokens, of_labels, settings, common)
         return
-    with resumable(out), Progress("step") as progress:
+    with resumable(out / "run.json", "--resume"), Progress("step") as progress:
         done = api.finetune(
             tuned,
             data,

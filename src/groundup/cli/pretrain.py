@@ -49,7 +49,7 @@ def run(
     from groundup import api
 
     given = {name: value for name, value in asdict(settings).items() if value is not None}
-    with resumable(out), Progress("step") as progress:
+    with resumable(out / "run.json", "--resume"), Progress("step") as progress:
         done = api.pretrain(
             recipe,
             out=out,

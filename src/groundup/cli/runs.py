@@ -1,4 +1,4 @@
-"""What `finetune` and `pretrain` say of a run: how a stopped one goes on, and what a finished one left."""
+"""What is said of runs: how a stopped one goes on, and what a finished one left."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def resumable(out: Path) -> Iterator[None]:
-    """Put this around all that shows progress: after Ctrl-C its last line is the command that goes on."""
+def resumable(begun: Path, *flags: str) -> Iterator[None]:
+    """Put this around all that shows progress: after Ctrl-C its last line is the command that goes on.
+
+    begun  the file without which nothing was begun; flags: what the command needs beside its own words
+    """
     try:
         yield
     except KeyboardInterrupt:
-        if (out / "run.json").exists():
-            again = [word for word in typed if word != "--resume"]
-            note(f"stopped and saved; go on with:\n  {shlex.join(['groundup', *again, '--resume'])}")
+        if begun.exists():
+            again = [word for word in typed if word not in flags]
+            note(f"stopped and saved; go on with:\n  {shlex.join(['groundup', *again, *flags])}")
         raise
 
 

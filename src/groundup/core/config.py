@@ -90,13 +90,12 @@ class FamilyConfig(BaseModel):
         """The labels of the head that this network ends in, None where it has none for labels."""
         return Labels.from_public(self._extra)
 
-    def with_labels(self: C, labels: Labels | None) -> C:
-        """The same config for a network that ends in a head for these labels, or (None) in its usual one."""
+    def with_labels(self: C, labels: Labels) -> C:
+        """The same config for a network that ends in a head for these labels."""
         told = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "architectures")
         made = self.model_copy()
         made._extra = {k: v for k, v in self._extra.items() if k not in told}
-        if labels is not None:
-            made._extra |= {**labels.public(), "architectures": [architecture(self.ARCHITECTURES[0], labels)]}
+        made._extra |= {**labels.public(), "architectures": [architecture(self.ARCHITECTURES[0], labels)]}
         return made
 
     def __eq__(self, other: object) -> bool:

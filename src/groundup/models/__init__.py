@@ -11,7 +11,7 @@ FAMILIES = (
 
 def __getattr__(name: str) -> ModuleType:
     file = name.replace("-", "_")
-    if name in FAMILIES or file in (family.replace("-", "_") for family in FAMILIES):
+    if file in (family.replace("-", "_") for family in FAMILIES):
         return import_module(f"{__name__}.{file}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -7,6 +7,7 @@ the base's own numbers (`full`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -25,7 +26,7 @@ PREFIX = "base_model.model."  # before a public module's name in PEFT's files
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(ABC):
     """Base of all methods; a subclass is a frozen dataclass of its settings.
 
     kind           the name on the command line
@@ -39,12 +40,12 @@ class Method:
     whole: ClassVar[bool] = False
     learning_rate: ClassVar[float] = 1e-3
 
+    @abstractmethod
     def add(self, network: Net, name: str, *, seed: int = 0, encode: Encode | None = None) -> Net:
         """A copy of the network that shares every weight, with a fresh adapter `name`.
 
         encode: text to ids, for methods that begin with words. Raises UsageError where the method has no place.
         """
-        raise NotImplementedError
 
     def trained(self, network: nn.Module, name: str) -> dict[str, nn.Parameter]:
         """What training moves, each parameter once."""
@@ -56,16 +57,16 @@ class Method:
             raise UsageError(f"merge: {self.kind} puts something before every row, which no weight can hold")
         return plain(network, [name])
 
+    @abstractmethod
     def written(self, network: nn.Module, name: str, rules: Rules) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Settings and tensors in PEFT's layout (or, for a method that PEFT does not have, in ours)."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def read(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], network: nn.Module, name: str, rules: Rules
     ) -> Method:
         """Put what `written` gave on this very network; gives the settings. Raises GroundupError for what has no place."""
-        raise NotImplementedError
 
     def described(self, network: nn.Module, name: str) -> str:
         """One line: what is trained, and how much."""

@@ -76,8 +76,8 @@ def finetune(
     if model.adapter is None:
         raise UsageError("finetune: nothing would be trained; adapt the model first, e.g. adapt(model, LoRA())")
     given = settings_for(out, resume, settings)
-    model, read, objective = what_is_learned(model, data, objective, label, problem, auxiliary, given, say)
-    train, valid = encoded_rows(model, read, data, validation, max_tokens, objective, given.seed, say)
+    model, found, read, objective = what_is_learned(model, data, objective, label, problem, auxiliary, given, say)
+    train, valid = encoded_rows(model, found, read, validation, max_tokens, objective, given.seed, say)
     return conduct(
         model, train, valid, objective, given, out=out, resume=resume, dry_run=dry_run, began=began,
         on_progress=on_progress, say=say,
@@ -93,19 +93,20 @@ def what_is_learned(
     auxiliary: float,
     given: Settings,
     say: Say,
-) -> tuple[Model, Callable[..., Dataset], Objective]:
-    """The model (with a head, where rows with labels need one), how its rows are read, and what is made smaller.
+) -> tuple[Model, Dataset, Callable[..., Dataset], Objective]:
+    """The model (with a head, where rows with labels need one), its rows, how more are read, and what is made smaller.
 
     The arguments are those of `finetune`. UsageError for settings of labels where there are none.
     """
     if objective is None and label != "none" and (label is not None or has_labels(data)):
         read = partial(labelled, field=label)
-        model = headed(model, read(data), problem, auxiliary=auxiliary, seed=given.seed, say=say)
+        found = read(data)
+        model = headed(model, found, problem, auxiliary=auxiliary, seed=given.seed, say=say)
         assert model.config.labels is not None
-        return model, read, classify(model.config.labels, auxiliary=auxiliary, smoothing=given.label_smoothing)
+        return model, found, read, classify(model.config.labels, auxiliary=auxiliary, smoothing=given.label_smoothing)
     if problem is not None or auxiliary:
         raise UsageError("problem and auxiliary are of rows with labels: name the field that holds them (label)")
-    return model, rows.read, objective or objective_for(model, smoothing=given.label_smoothing)
+    return model, rows.read(data), rows.read, objective or objective_for(model, smoothing=given.label_smoothing)
 
 
 def conduct(
@@ -189,8 +190,8 @@ def conduct(
 
 def encoded_rows(
     model: Model,
+    found: Dataset,
     read: Callable[..., Dataset],
-    data: str | Path | Sequence[dict[str, Any]],
     validation: str | Path | None,
     max_tokens: int | None,
     objective: Objective,
@@ -199,7 +200,6 @@ def encoded_rows(
 ) -> tuple[list[Any], list[Any]]:
     """The encoded rows to train on and those to validate on."""
     tokens = max_tokens or model.room or 1 << 30
-    found = read(data)
     say(str(found))
     if validation is not None:
         parts = (found, read(validation, part="validation"))

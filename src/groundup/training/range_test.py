@@ -165,9 +165,9 @@ def find_learning_rate(
     if given.epochs is not None or given.minutes is not None:
         raise UsageError("a range test counts in updates: give steps, not epochs or minutes")
     steps = given.steps or STEPS
-    model, read, objective = what_is_learned(model, data, objective, label, problem, auxiliary, given, say)
+    model, found, read, objective = what_is_learned(model, data, objective, label, problem, auxiliary, given, say)
     assert model.adapter is not None
-    train, valid = encoded_rows(model, read, data, validation, max_tokens, objective, given.seed, say)
+    train, valid = encoded_rows(model, found, read, validation, max_tokens, objective, given.seed, say)
     precision = given.precision
     if precision == "auto":
         precision, why = machine.choose("train")  # type: ignore[assignment]
@@ -192,6 +192,6 @@ def find_learning_rate(
 
     say(f"{steps} updates at rates from {lowest:g} to {highest:g}; nothing of them is kept")
     with unchanged(trained):
-        found = sweep(update, steps=steps, lowest=lowest, highest=highest, on_update=tell)
-    say(f"{len(found.rates)} updates in {time.perf_counter() - began:.0f} s")
-    return found
+        rates = sweep(update, steps=steps, lowest=lowest, highest=highest, on_update=tell)
+    say(f"{len(rates.rates)} updates in {time.perf_counter() - began:.0f} s")
+    return rates
