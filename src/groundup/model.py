@@ -451,11 +451,18 @@ def write_adapter(model: Model, folder: Path) -> None:
         rules,
         base=base_facts(model),
         probe=model.probe(model.adapter),
-        settings={"task_type": getattr(model.family, "TASK", "CAUSAL_LM") if labels is None else TASKS[labels.level]},
+        settings={"task_type": _task(model.network) if labels is None else TASKS[labels.level]},
         heads=head_of(model.network),
         labels=labels,
         transposed=any(o.name == "transpose" for r in rules.table for o in r.operations),
     )
+
+
+def _task(network: torch.nn.Module) -> str | None:
+    """What PEFT calls the use of a network without a head for labels; it has no word for filling masks."""
+    if isinstance(network, EncoderDecoder):
+        return "SEQ_2_SEQ_LM"
+    return None if isinstance(network, Encoder) else "CAUSAL_LM"
 
 
 __all__ = ["Filter", "Messages", "Model", "Prompt"]

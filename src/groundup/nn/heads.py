@@ -21,7 +21,7 @@ def end_in_labels(network: Decoder, labels: Labels, rules: Sequence[str], *, wor
     words  keep the head that scores words
     """
     biased = any("labels.bias" in line for line in rules)
-    network.labels = Linear(network.embed.tokens.width, len(labels.names), bias=biased)
+    network.labels = Linear(network.embed.tokens.weight.shape[1], len(labels.names), bias=biased)
     if labels.level == "token":
         network.pooler = None
     if not words:

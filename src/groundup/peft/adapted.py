@@ -1,4 +1,4 @@
-"""A linear (or a norm) with what adapters add to it, each under its name; the `Step` says which one each row uses.
+"""A linear (a norm, an embedding) with what adapters add to it, by their names; the `Step` says which each row uses.
 
     x ── before ── base ── after ── y       a method that changes a linear is one `Part`: what it does to the linear's
                                             input, and what to its output
@@ -12,7 +12,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
@@ -24,28 +24,28 @@ from groundup.peft.surgery import replace
 class Part(nn.Module):
     """What one adapter does to one linear. Shapes: x [T, in], y [T, out]."""
 
-    def before(self, x: Float[Tensor, "T I"]) -> Float[Tensor, "T I"]:
+    def before(self, x: Shaped[Tensor, "T ..."]) -> Shaped[Tensor, "T ..."]:
         """The linear's input."""
         return x
 
-    def after(self, y: Float[Tensor, "T O"], x: Float[Tensor, "T I"], linear: Linear) -> Float[Tensor, "T O"]:
+    def after(self, y: Float[Tensor, "T O"], x: Shaped[Tensor, "T ..."], linear: Any) -> Float[Tensor, "T O"]:
         """The linear's output; y is fresh and may be changed in place, x is what `before` was given."""
         return y
 
-    def folded(self, linear: Linear) -> Linear:
+    def folded(self, linear: Any) -> Any:
         """A linear that does the same alone. Raises UsageError where there is none."""
         raise UsageError("this method cannot be merged into the weights: keep its adapter beside the model")
 
 
 class Adapted(nn.Module):
-    """A linear with the parts of one or more adapters. Shapes: x [T, in] -> [T, out]."""
+    """A linear with the parts of one or more adapters. Shapes: x [T, in], or an embedding's ids [T] -> [T, out]."""
 
     def __init__(self, base: Any):
         super().__init__()
         self.base = base
         self.parts = nn.ModuleDict()
 
-    def forward(self, x: Float[Tensor, "T I"], step: Step) -> Float[Tensor, "T O"]:
+    def forward(self, x: Shaped[Tensor, "T ..."], step: Step) -> Float[Tensor, "T O"]:
         used = step.adapters
         if used is None:
             return self.base(x, step)
@@ -63,6 +63,11 @@ class Adapted(nn.Module):
         for part, at in groups:
             y = y.index_copy(0, at, part.after(y[at], x[at], self.base))
         return y
+
+    @property
+    def weight(self) -> Any:
+        """The storage of what is wrapped."""
+        return self.base.weight
 
     def part(self, name: str) -> Part | None:
         """The part of this adapter, None where it does not touch this linear."""

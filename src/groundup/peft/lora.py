@@ -6,6 +6,12 @@ With rank stabilisation s = alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732)
 their direction and learn their length m (Liu et al., arXiv 2402.09353, eq. 5):  W' = m (W + s B A) / |W + s B A|.
 B starts at zero and m at |W|, so nothing changes at the start.
 
+A table of vectors [V, D] is a linear that is given ids, so it takes a pair as well, PEFT's `lora_embedding_A/B`:
+
+    y = W[ids] + s · Aᵀ[ids] Bᵀ       A [rank, V] starts at zero, B [D, rank] does not
+
+A head that is tied to the table stays the base's own, as in PEFT; merging unties the two.
+
 In PEFT's layout a linear that is fused in the public file has one A for several of ours. Read from there, that A stays
 one parameter and goes out at its rank; trained apart here, the A's stand one below the other and B is block-diagonal,
 at the sum of the ranks.
@@ -14,30 +20,34 @@ at the sum of the ranks.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Entry, Rules
-from groundup.nn.linear import Linear
+from groundup.nn.linear import Embedding, Linear
+from groundup.nn.stack import EncoderDecoder
 from groundup.nn.storage import Dense
 from groundup.peft.adapted import Part, parts, put
 from groundup.peft.method import PREFIX, Encode, Method, Net, refuse_settings, shapes, whole_groups
-from groundup.peft.surgery import linears, match, shared, weight_of
+from groundup.peft.surgery import embeddings, linears, match, shared, weight_of
 
 MOST_RANK = 4096
+ENDS = (".lora_A.weight", ".lora_B.weight")  # of the two tensors of a linear in PEFT's files
+TABLE_ENDS = (".lora_embedding_A", ".lora_embedding_B")  # and of a table of vectors
 
 # Settings of PEFT's LoRA that are read, and those that must have one of these values since they change the mathematics.
 READ = {
     "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern",
     "fan_in_fan_out", "init_lora_weights", "layers_to_transform", "layers_pattern", "exclude_modules", "megatron_core",
-    "loftq_config", "eva_config", "corda_config", "runtime_config", "ensure_weight_tying", "qalora_group_size",
+    "loftq_config", "eva_config", "corda_config", "runtime_config", "qalora_group_size",
 }  # fmt: skip
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
@@ -51,6 +61,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_qalora": (False,),
     "arrow_config": (None,),
     "use_bdlora": (None, False),
+    "ensure_weight_tying": (None, False),
 }
 
 
@@ -96,6 +107,22 @@ class LowRank(Part):
         return f"rank {len(self.a)}, scale {self.scale:.4g}"
 
 
+class LowRows(LowRank):
+    """The trained pair of a table of vectors [V, D]. Shapes: a [rank, V], b [D, rank]."""
+
+    def after(self, y: Float[Tensor, "T D"], x: Int[Tensor, " T"], linear: Any) -> Float[Tensor, "T D"]:
+        narrow = F.embedding(x, self.a.T)
+        return y.addmm_(narrow.to(y.dtype), self.b.to(y.dtype).T, alpha=self.scale)
+
+    def folded(self, linear: Any) -> Any:
+        """W + s · (B A)ᵀ. A head that is tied to the table keeps the old one."""
+        dense = linear.weight.dense()
+        with torch.no_grad():
+            exact = dense.double() + self.scale * (self.b.double() @ self.a.double()).T
+        linear.weight = Dense(exact.to(dense.dtype))
+        return linear
+
+
 @dataclass(frozen=True)
 class LoRA(Method):
     """Low-rank adaptation (Hu et al., arXiv 2106.09685)."""
@@ -110,7 +137,7 @@ class LoRA(Method):
     """Strength: the product is multiplied by alpha / rank."""
 
     targets: str = "attn.q attn.v"
-    """Which linears, by the ends of their names ("attn.q attn.v"), or all (but the head)."""
+    """Which linears, by the ends of their names ("attn.q attn.v"), or all (but the head); embed.tokens is the embedding."""
 
     dropout: float = 0.0
     """The share of the input of A that training drops."""
@@ -136,12 +163,18 @@ class LoRA(Method):
     def add(self, network: Net, name: str, *, seed: int = 0, encode: Encode | None = None) -> Net:
         network = shared(network)
         generator = torch.Generator().manual_seed(seed)
-        sizes, found = shapes(network), match(list(linears(network)), self.targets)
+        sizes, tables = _sizes(network), embeddings(network)
+        found = match([*linears(network), *tables], self.targets)
         most = max(min(sizes[path]) for path in found)
         if self.rank > most:
             raise UsageError(f"rank {self.rank}: no target here has a rank above {most}, so give {most} at most")
         for path in found:
             out_features, in_features = sizes[path]
+            if path in tables:
+                _refuse_table(network, path, dora=self.dora)
+                b = torch.randn(out_features, self.rank, generator=generator)
+                put(network, path, name, LowRows(torch.zeros(self.rank, in_features), b, scale=self.scale))
+                continue
             bound = 1 / math.sqrt(in_features)
             a = torch.empty(self.rank, in_features).uniform_(-bound, bound, generator=generator)
             b = torch.zeros(out_features, self.rank)
@@ -153,10 +186,10 @@ class LoRA(Method):
     def described(self, network: nn.Module, name: str) -> str:
         count = sum(p.numel() for p in self.trained(network, name).values())
         what = "DoRA" if self.dora else "LoRA"
-        return f"{what} rank {self.rank} on {len(parts(network, name))} linears: {count:,} trained numbers"
+        return f"{what} rank {self.rank} on {len(parts(network, name))} weights: {count:,} trained numbers"
 
     def written(self, network: nn.Module, name: str, rules: Rules) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        held, sizes = lowranks(network, name), shapes(network)
+        held, sizes = lowranks(network, name), _sizes(network)
         plan = rules.modules(whole_groups(rules, list(held), sizes))
         if plan.unused:
             raise UsageError(f"PEFT's layout has no place for an adapter on {', '.join(plan.unused[:4])}")
@@ -166,7 +199,8 @@ class LoRA(Method):
         for entry in plan.entries:
             (module,) = entry.sources
             a, b, scale = _joined(entry, held, sizes)
-            out[f"{PREFIX}{module}.lora_A.weight"], out[f"{PREFIX}{module}.lora_B.weight"] = a, b
+            ends = TABLE_ENDS if isinstance(held.get(entry.targets[0]), LowRows) else ENDS
+            out.update({f"{PREFIX}{module}{end}": t for end, t in zip(ends, (a, b), strict=True)})
             if self.dora:
                 lengths = [_length(held.get(t), sizes[t], t) for t in entry.targets]
                 (length,) = entry.inverse([each[:, None] for each in lengths])
@@ -200,13 +234,15 @@ class LoRA(Method):
             if not isinstance(config.get(key), int | float) or config[key] <= 0:
                 raise UsageError(f"adapter_config.json says {key} = {config.get(key)!r}")
         refuse_settings(config, READ, NEUTRAL)
-        waiting, known = set(tensors), shapes(network)
-        for key in sorted(n for n in tensors if n.endswith(".lora_A.weight")):
-            other = key.replace(".lora_A.", ".lora_B.")
-            module = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        waiting, known, tables = set(tensors), _sizes(network), embeddings(network)
+        waiting -= _same_tables(tensors, tables, rules)
+        for key in sorted(n for n in tensors if n.endswith((ENDS[0], TABLE_ENDS[0]))):
+            ends = ENDS if key.endswith(ENDS[0]) else TABLE_ENDS
+            other = key.removesuffix(ends[0]) + ends[1]
+            module = key.removeprefix(PREFIX).removesuffix(ends[0])
             entry = rules.module(module)
             if other not in waiting or entry is None:
-                raise GroundupError(f"{key} has {'no lora_B' if entry else 'no place in this model'}")
+                raise GroundupError(f"{key} has {f'no {ends[1][1:]}' if entry else 'no place in this model'}")
             waiting -= {key, other}
             a, b = tensors[key], tensors[other]
             rank = _pattern(config, "rank_pattern", module, config["r"])
@@ -226,15 +262,20 @@ class LoRA(Method):
             for target, part, length_of in zip(entry.targets, entry.forward([b]), lengths, strict=True):
                 if target not in known:
                     raise GroundupError(f"{module} is {target} here, and this model has no such linear")
+                if (target in tables) != (ends is TABLE_ENDS):
+                    raise GroundupError(f"{key} and this model's {target} are not of one kind: another base")
                 wanted = known[target]
                 if (part.shape[0], a.shape[1]) != wanted:
                     raise GroundupError(
                         f"{module} is for a linear of {part.shape[0]}x{a.shape[1]}, this model's is "
                         f"{wanted[0]}x{wanted[1]}: the adapter belongs to another base"
                     )
-                pair = LowRank(
-                    one, part.clone(), scale=scale, dropout=config.get("lora_dropout", 0.0), length=length_of
-                )
+                if target in tables:
+                    _refuse_table(network, target, dora=bool(config.get("use_dora")))
+                    pair: LowRank = LowRows(one, part.clone(), scale=scale)
+                else:
+                    dropout = config.get("lora_dropout", 0.0)
+                    pair = LowRank(one, part.clone(), scale=scale, dropout=dropout, length=length_of)
                 put(network, target, name, pair.requires_grad_(False))
         if waiting:
             raise GroundupError(f"{len(waiting)} tensors have no place: {', '.join(sorted(waiting)[:4])}")
@@ -251,6 +292,37 @@ class LoRA(Method):
 def lowranks(network: nn.Module, name: str) -> dict[str, LowRank]:
     """The pairs of one adapter by the canonical names of their linears."""
     return {path: part for path, part in parts(network, name).items() if isinstance(part, LowRank)}
+
+
+def _sizes(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear; of a table of vectors (D, V), since it is a linear that is given ids."""
+    tables = {path: (table.weight.shape[1], table.weight.shape[0]) for path, table in embeddings(network).items()}
+    return shapes(network) | tables
+
+
+def _refuse_table(network: nn.Module, path: str, *, dora: bool) -> None:
+    """UsageError where a table of vectors takes no pair."""
+    if dora:
+        raise UsageError(f"dora: {path} is a table of vectors, which has no rows to stretch; leave one of the two out")
+    if isinstance(network, EncoderDecoder):
+        raise UsageError(
+            f"{path}: an encoder and a decoder share this table, and PEFT's layout adapts one; name linears"
+        )
+
+
+def _same_tables(tensors: Mapping[str, Tensor], tables: Mapping[str, Embedding], rules: Rules) -> set[str]:
+    """The names of whole tables in a file: PEFT puts them beside a pair for them. GroundupError for other numbers."""
+    found = set()
+    for key in tensors:
+        module = key.removeprefix(PREFIX).removesuffix(".base_layer.weight")
+        entry = rules.module(module) if key.endswith(".base_layer.weight") else None
+        if entry is None or entry.targets[0] not in tables:
+            continue
+        ours = tables[entry.targets[0]].weight.dense().float()
+        if ours.shape != tensors[key].shape or not torch.allclose(ours, tensors[key], atol=1e-2, rtol=1e-2):
+            raise GroundupError(f"{module}: the file brings {list(tensors[key].shape)} other vectors than this base's")
+        found.add(key)
+    return found
 
 
 def _with_length(network: nn.Module, path: str, name: str) -> None:
@@ -293,8 +365,18 @@ def _joined(
 
 
 def _pattern(config: Mapping[str, Any], key: str, module: str, default: float) -> Any:
-    """A module's own rank or strength, as PEFT finds it: a key that equals the name or its end."""
+    """A module's own rank or strength, as PEFT finds it: the first key that is an expression for the name or its end."""
     for pattern, value in (config.get(key) or {}).items():
-        if module == pattern or module.endswith("." + pattern):
+        if (
+            not isinstance(pattern, str)
+            or re.search(r"[^\w.^$|\\*+-]", pattern)
+            or len(re.findall("[*+]", pattern)) > 2
+        ):
+            raise UsageError(f"{key}: {pattern!r} is more of an expression than is read here; write the names out")
+        try:
+            hit = re.match(rf"(.*\.)?({pattern})$", module)
+        except re.error as e:
+            raise UsageError(f"{key}: {pattern!r} is no expression: {e}") from None
+        if hit:
             return value
     return default

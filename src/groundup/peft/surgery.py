@@ -64,6 +64,12 @@ def linears(network: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def embeddings(network: nn.Module) -> dict[str, Embedding]:
+    """Every table of vectors at the front (words, learned positions, token types) by its canonical name, without wrappers."""
+    found = {canonical(path): part for path, part in network.named_modules() if isinstance(part, Embedding)}
+    return {path: part for path, part in found.items() if "embed." in path}
+
+
 def weight_of(part: nn.Module) -> Dense:
     """The storage of a linear, wrapped or not."""
     inside = getattr(part, "base", part)
@@ -78,7 +84,7 @@ def replace(network: nn.Module, name: str, part: nn.Module) -> None:
 
 
 def match(names: Iterator[str] | list[str], targets: str) -> list[str]:
-    """The names that end in one of the words of `targets` (`attn.q mlp.down`, or `all`).
+    """The names that end in one of the words of `targets` (`attn.q mlp.down`, or `all`: linears of blocks).
 
     Raises UsageError for a word that matches nothing, with the words that would.
     """
@@ -88,10 +94,10 @@ def match(names: Iterator[str] | list[str], targets: str) -> list[str]:
     for word in words:
         hits = {n for n in names if word == "all" or n == word or n.endswith("." + word)}
         if word == "all":
-            hits = {n for n in hits if not n.startswith(("head", "pooler", "labels"))}
+            hits = {n for n in hits if not n.startswith(("head", "pooler", "labels")) and "embed." not in n}
         if not hits:
             kinds = sorted({".".join(n.split(".")[-2:]) for n in names})
-            raise UsageError(f"targets: {word!r} names no linear of this model; there are {', '.join(kinds)}")
+            raise UsageError(f"targets: {word!r} names no part of this model; there are {', '.join(kinds)}")
         chosen |= hits
     if not words:
         raise UsageError("targets is empty: name at least one linear, such as attn.q")
