@@ -32,6 +32,9 @@ def write(
     notes: what the ledger beside the files keeps (ledger.json).
     """
     named = tensors(network)
+    tied = {r.target for r in family.hugging_face(config).table if r.tied_to is not None}
+    if hasattr(config, "tie_word_embeddings") and tied and config.labels is None:
+        config = config.model_copy(update={"tie_word_embeddings": not any(t in named for t in tied)})  # as it is by now
     plan = family.hugging_face(config).save(named)
     if plan.unused:
         raise UsageError(f"a {config.family()} file has no place for {', '.join(plan.unused[:4])}")
@@ -42,9 +45,6 @@ def write(
         ):
             out[source] = tensor.contiguous()
     public = config.to_public()
-    tied = {t for t, r in ((r.target, r.tied_to) for r in family.hugging_face(config).table) if r is not None}
-    if "tie_word_embeddings" in public and tied and config.labels is None:
-        public["tie_word_embeddings"] = not any(t in named for t in tied)
     dtypes = {str(t.dtype).removeprefix("torch.") for t in out.values()}
     public["dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     write_json(folder / "config.json", public)

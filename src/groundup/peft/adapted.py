@@ -16,7 +16,6 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
-from groundup.nn.linear import Linear
 from groundup.nn.step import Step
 from groundup.peft.surgery import replace
 
