@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from groundup.api import (
         adapt,
         build,
+        combine,
         compare,
         doctor,
         download,
@@ -57,6 +58,7 @@ __all__ = [
     "Model",
     "finetune",
     "compare",
+    "combine",
     "find_learning_rate",
     "pretrain",
     "evaluate",

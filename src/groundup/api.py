@@ -1,4 +1,4 @@
-"""The verbs: load, build, pretrain, adapt, finetune, compare, evaluate, merge, save; and download, starters, doctor.
+"""The verbs: load, build, pretrain, adapt, finetune, compare, combine, evaluate, merge, save; and download, starters, doctor.
 
 None of them changes what it is given. Long ones tell how far they are through `on_progress`.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module, metadata
 from pathlib import Path
@@ -36,8 +38,9 @@ from groundup.inference.score import nll
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.model import Model, with_labels, write_adapter, write_model
 from groundup.nn.stack import Decoder, EncoderDecoder
+from groundup.nn.step import STACK, stacked
 from groundup.peft.lora import LoRA
-from groundup.peft.method import Method
+from groundup.peft.method import Method, folded
 from groundup.peft.surgery import shared
 from groundup.training.compare import compare
 from groundup.training.finetune import finetune
@@ -53,6 +56,7 @@ __all__ = [
     "Model",
     "adapt",
     "build",
+    "combine",
     "compare",
     "doctor",
     "download",
@@ -73,25 +77,24 @@ __all__ = [
 def load(
     model: str | Path,
     *,
-    adapter: str | Path | None = None,
+    adapter: str | Path | Sequence[str | Path] | None = None,
     revision: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
 ) -> Model:
     """Load a model: a starter's name, a hub id, a folder, a `.gguf` file, or a run's folder (its base and best adapter).
 
-    adapter  a run's folder, or one in PEFT's layout, to put on the model and use
+    adapter  a run's folder, or one in PEFT's layout, to put on the model and use; several are used one over the other
     dtype    float32, bfloat16, or auto (what a measurement of this machine finds faster for answering)
 
     Raises UsageError for what is not supported, GroundupError for broken files, and both with what to do.
     """
     path = Path(model).expanduser()
+    given = [] if adapter is None else [adapter] if isinstance(adapter, str | Path) else list(adapter)
     if (path / "run.json").exists() and (path / "best" / "config.json").exists():
         model = path / "best"  # the run trained the whole model
     elif (path / "run.json").exists() or (path / "adapter_config.json").exists():
-        if adapter is not None:
-            raise UsageError(f"{model} is an adapter itself; give its base as the model, and one adapter")
-        adapter, model = path, _base_of(path)
+        given, model = [path, *given], _base_of(path)
     notes = []
     if dtype == "auto":
         dtype, why = machine.choose("answer")
@@ -113,7 +116,9 @@ def load(
         notes=[*found.notes, *notes],
         precision=dtype,
     )
-    return loaded if adapter is None else add_adapter(loaded, adapter)
+    for number, folder in enumerate(given, start=1):
+        loaded = add_adapter(loaded, folder, name=DEFAULT_ADAPTER + (str(number) if number > 1 else ""))
+    return loaded.using(STACK.join(loaded.methods)) if len(given) > 1 else loaded
 
 
 def tokenizer(model: str | Path, *, revision: str | None = None) -> Tokenizer:
@@ -159,9 +164,18 @@ def adapt(model: Model, method: Method, *, name: str = DEFAULT_ADAPTER, seed: in
 
     Raises UsageError when the method has no place in this model, with the reason.
     """
+    _refuse_name(model, name)
     encode = None if model.tokenizer is None else model.encode
     network = method.add(model.network, name, seed=seed, encode=encode)
     return replace(model, network=network, adapter=name, methods={**model.methods, name: method})
+
+
+def _refuse_name(model: Model, name: str) -> None:
+    """UsageError for a name that a new adapter cannot have."""
+    if name in model.methods:
+        raise UsageError(f"this model has an adapter {name!r} already: give the new one another name, or merge first")
+    if not re.fullmatch(r"[\w -]+", name):
+        raise UsageError(f"adapter {name!r}: a name has letters, digits, - and _ alone")
 
 
 def add_adapter(model: Model, folder: str | Path, *, name: str | None = None) -> Model:
@@ -176,7 +190,10 @@ def add_adapter(model: Model, folder: str | Path, *, name: str | None = None) ->
     if (folder / "model.safetensors").exists():
         raise UsageError(f"{folder}: this run trained the whole model; load it as the model itself, without a base")
     name = name or DEFAULT_ADAPTER
+    _refuse_name(model, name)
     labels = adapters.labels_of(folder)
+    if labels is not None and model.methods:
+        raise UsageError(f"{folder}: it has a head for labels of its own, so it comes first, and once")
     if labels is not None and labels != model.config.labels:
         model = with_labels(model, labels)
     network = shared(model.network)
@@ -227,12 +244,38 @@ def merge(model: Model) -> Model:
     """
     if model.adapter is None:
         raise UsageError("merge: no adapter is in use; load one with adapter=, or adapt first")
-    network = model.methods[model.adapter].merged(model.network, model.adapter)
+    names = stacked(model.adapter)
+    if len(names) > 1:
+        network = folded(model.network, {name: model.methods[name] for name in names})
+    else:
+        network = model.method.merged(model.network, model.adapter)
     merged = replace(model, network=network, adapter=None, methods={})
     before, after = model.probe(model.adapter), merged.probe(model.adapter)
     moved = max(abs(a - b) for a, b in zip(before.with_it, after.without, strict=True))
     note = f"merged {model.adapter}: logits moved by at most {moved:.2g} on the probe"
     return replace(merged, notes=[*model.notes, note])
+
+
+def combine(model: Model, weights: Mapping[str, float], *, name: str = "combined", rank: int | None = None) -> Model:
+    """The model with a new adapter `name` in use: the weighted sum of some of its adapters, which are of one kind.
+
+    weights  {"news": 0.7, "quotes": 0.3}: of LoRA the products are summed, of IA³ the factors, of prompts the vectors
+    rank     of LoRA: the nearest product of this rank. Left out, the sum is exact, at the sum of the ranks
+
+    Raises UsageError for adapters of several kinds, and for a kind that has no such sum.
+    """
+    _refuse_name(model, name)
+    for each in weights:
+        model.using(each)
+    kinds = {type(model.methods[each]) for each in weights}
+    if len(weights) < 2 or len(kinds) > 1:
+        found = ", ".join(f"{each} ({model.methods[each].kind})" for each in weights) or "none"
+        raise UsageError(f"combine: give two or more adapters of one kind, not {found}")
+    if not all(map(math.isfinite, weights.values())) or not any(weights.values()) or (rank is not None and rank < 1):
+        raise UsageError(f"combine: weights {dict(weights)} and rank {rank} make no sense")
+    network = shared(model.network)
+    method = kinds.pop().combined(network, weights, name, rank=rank)
+    return replace(model, network=network, adapter=name, methods={**model.methods, name: method})
 
 
 def save(model: Model, out: str | Path, *, format: str = "hf", with_base: bool = False) -> Path:
@@ -246,7 +289,7 @@ def save(model: Model, out: str | Path, *, format: str = "hf", with_base: bool =
         raise UsageError(f"format {format!r}: only hf (the Hugging Face layout) can be written")
     out = Path(out).expanduser()
     with atomic_folder(out) as folder:
-        if model.adapter is None or model.methods[model.adapter].whole:
+        if model.adapter is None or model.method.whole:
             write_model(model, folder)
             return out
         named = model

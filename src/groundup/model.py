@@ -33,7 +33,8 @@ from groundup.nn.cache import Fresh
 from groundup.nn.heads import end_in_labels
 from groundup.nn.heads import fill as fill_head
 from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
-from groundup.nn.step import Step
+from groundup.nn.step import Step, stacked
+from groundup.peft.adapted import refuse_stack
 from groundup.peft.front import lay, length
 from groundup.peft.method import Method, plain
 from groundup.peft.surgery import canonical, shared, tensors
@@ -47,7 +48,7 @@ Tools = Sequence[Mapping[str, Any]]
 class Model:
     """A network with its tokenizer, config and origin; see `groundup.load`.
 
-    adapter   the name of the adapter in use, or None for the base alone
+    adapter   the name of the adapter in use, or None for the base alone; "a+b" where b is in use over a
     methods   the settings of every adapter on the network, by name
     """
 
@@ -313,10 +314,32 @@ class Model:
         return Step.of(lengths, Fresh(), adapters=self.adapter, device=self.device)
 
     def using(self, adapter: str | None) -> Model:
-        """The same model with another of its adapters in use, or with none."""
-        if adapter is not None and adapter not in self.methods:
-            raise UsageError(f"no adapter {adapter!r} here; there are {', '.join(self.methods) or 'none'}")
+        """The same model with another of its adapters in use, or with none; "a+b" uses both, b over a.
+
+        Raises UsageError for a name that is none, and for adapters that cannot be used together.
+        """
+        names = stacked(adapter)
+        for name in names:
+            if name not in self.methods:
+                raise UsageError(f"no adapter {name!r} here; there are {', '.join(self.methods) or 'none'}")
+            if len(names) > 1 and self.methods[name].whole:
+                raise UsageError(
+                    f"{adapter}: {self.methods[name].kind} trains the model itself, so nothing is stacked on it"
+                )
+        refuse_stack(self.network, names)
         return replace(self, adapter=adapter)
+
+    @property
+    def method(self) -> Method:
+        """What the adapter in use is. UsageError where there is none, or several at once."""
+        if self.adapter is None:
+            raise UsageError("no adapter is in use: adapt the model first, e.g. adapt(model, LoRA())")
+        if self.adapter not in self.methods:
+            one = stacked(self.adapter)[-1]
+            raise UsageError(
+                f"{self.adapter} are several adapters at once: train or save one alone, e.g. using({one!r})"
+            )
+        return self.methods[self.adapter]
 
     @property
     def device(self) -> torch.device:
@@ -446,7 +469,7 @@ def write_adapter(model: Model, folder: Path) -> None:
     adapters.write(
         folder,
         model.network,
-        model.methods[model.adapter],
+        model.method,
         model.adapter,
         rules,
         base=base_facts(model),

@@ -30,7 +30,7 @@ def test_generate_streams_what_the_model_says_without_harm(calls: Any, capsys: p
     shown = capsys.readouterr()
     assert shown.out == "HELLO\\x1b!\n"
     assert calls.names == ["load", "stream"]
-    assert calls["load"]["adapter"] == Path("run")
+    assert calls["load"]["adapter"] == (Path("run"),)
     assert (calls["stream"]["temperature"], calls["stream"]["stop"]) == (0.0, ("END",))
 
 

@@ -85,7 +85,7 @@ def run(
         told = {"texts": texts, "vectors": vectors, "cosines": cosines}
         result(told, _shown(texts, vectors, cosines), as_json=common.json)
         return
-    job = {"model": lm.origin.fingerprint, "adapter": which.adapter, "precision": lm.precision}
+    job = {"model": lm.origin.fingerprint, "adapter": which.adapters, "precision": lm.precision}
     kept = _embed_file(lm, texts, out, job | {"pooling": pooling, "truncate": truncate}, how)
     _write(out, texts, kept)
     part_of(out).unlink()

@@ -73,7 +73,7 @@ def run(
             lm,
             data,
             metrics=words(metrics) or None,
-            name=name or (which.adapter.name if which.adapter else model),
+            name=name or ("+".join(a.name for a in which.adapter) or model),
             label=label,
             batch=batch,
             on_progress=progress.update,

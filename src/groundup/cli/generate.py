@@ -86,7 +86,7 @@ def _answer_file(
     note(str(rows))
     job: dict[str, Any] = {
         "model": model,
-        "adapter": which.adapter,
+        "adapter": which.adapters,
         "revision": which.revision,
         "data": sha256(rows.path or data),
         "precision": machine.precision,

@@ -35,6 +35,7 @@ VERBS = (
     "pretrain",
     "evaluate",
     "merge",
+    "combine",
     "data",
     "interpret",
 )

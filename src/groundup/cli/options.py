@@ -44,11 +44,16 @@ class Common:
 class Which:
     """Flags that say which model, beside its name."""
 
-    adapter: Path | None = None
-    """A folder with an adapter: a run's folder, or one that PEFT wrote."""
+    adapter: tuple[Path, ...] = ()
+    """A folder with an adapter: a run's folder, or one that PEFT wrote. Given again: used over the one before."""
 
     revision: str | None = None
     """The branch, tag or commit, for a model from the hub."""
+
+    @property
+    def adapters(self) -> str | None:
+        """The adapters in a word, for what is written of a job."""
+        return "+".join(map(str, self.adapter)) or None
 
 
 @Parameter(name="*")

@@ -27,6 +27,13 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+STACK = "+"  # between the names of adapters that a row uses one over the other
+
+
+def stacked(name: str | None) -> list[str]:
+    """The names in "a+b", the lowest first; none in None."""
+    return [] if name is None else name.split(STACK)
+
 
 @runtime_checkable
 class Keys(Protocol):
@@ -212,7 +219,7 @@ class Step:
     cache      what earlier calls left; for a call that stands alone, one that holds nothing
     slots      [B] the cache's row of each row
     past       [B] keys held there before this call
-    adapters   the adapter that each row uses: one name (or None) for all, or one a row
+    adapters   the adapter that each row uses: one name (or None) for all, or one a row; "a+b" is b over a
     memory     the encoder's output, only in the call in which its rows join
     spliced    vectors that stand in for the token embeddings at some places (soft prompts, projected images)
     types      [T] the token type of each token (BERT); None: all 0

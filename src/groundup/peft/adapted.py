@@ -3,6 +3,10 @@
     x ── before ── base ── after ── y       a method that changes a linear is one `Part`: what it does to the linear's
                                             input, and what to its output
 
+Adapters stack: with "a+b" in use, b is put over a, as if a were part of the linear,
+
+    x ── before b ── before a ── base ── after a ── after b ── y
+
 Wrapping and unwrapping are surgery on a copy that shares every weight (`surgery.shared`).
 """
 
@@ -16,12 +20,17 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
-from groundup.nn.step import Step
+from groundup.nn.step import STACK, Step, stacked
 from groundup.peft.surgery import replace
 
 
 class Part(nn.Module):
     """What one adapter does to one linear. Shapes: x [T, in], y [T, out]."""
+
+    @property
+    def alone(self) -> bool:
+        """It needs the base's own weight below it, so nothing may stand between."""
+        return False
 
     def before(self, x: Shaped[Tensor, "T ..."]) -> Shaped[Tensor, "T ..."]:
         """The linear's input."""
@@ -49,18 +58,19 @@ class Adapted(nn.Module):
         if used is None:
             return self.base(x, step)
         if isinstance(used, str):
-            part = self.part(used)
-            return self.base(x, step) if part is None else part.after(self.base(part.before(x), step), x, self.base)
-        groups = [(part, at) for name, at in step.by_adapter().items() if (part := self.part(name)) is not None]
-        given = x
-        for part, at in groups:
+            given, seen = _into(self.stack(used), x)
+            return _out_of(self.stack(used), self.base(given, step), seen, self.base)
+        groups = [(stack, at) for name, at in step.by_adapter().items() if (stack := self.stack(name))]
+        given, saw = x, list[list[Tensor]]()
+        for stack, at in groups:
             rows = x[at]
-            changed = part.before(rows)
+            changed, seen = _into(stack, rows)
+            saw.append(seen)
             if changed is not rows:
                 given = given.index_copy(0, at, changed)
         y = self.base(given, step)
-        for part, at in groups:
-            y = y.index_copy(0, at, part.after(y[at], x[at], self.base))
+        for (stack, at), seen in zip(groups, saw, strict=True):
+            y = y.index_copy(0, at, _out_of(stack, y[at], seen, self.base))
         return y
 
     @property
@@ -71,6 +81,41 @@ class Adapted(nn.Module):
     def part(self, name: str) -> Part | None:
         """The part of this adapter, None where it does not touch this linear."""
         return cast(Part, self.parts[name]) if name in self.parts else None
+
+    def stack(self, names: str) -> list[Part]:
+        """The parts of these adapters here, the lowest first."""
+        return [part for name in stacked(names) if (part := self.part(name)) is not None]
+
+
+def _into(stack: Sequence[Part], x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """What the base is given for x, and what each part was given, the lowest first."""
+    seen: list[Tensor] = []
+    for part in reversed(stack):
+        seen.insert(0, x)
+        x = part.before(x)
+    return x, seen
+
+
+def _out_of(stack: Sequence[Part], y: Tensor, seen: Sequence[Tensor], base: Any) -> Tensor:
+    """What the stack makes of the base's y."""
+    for part, x in zip(stack, seen, strict=True):
+        y = part.after(y, x, base)
+    return y
+
+
+def refuse_stack(network: nn.Module, names: Sequence[str]) -> None:
+    """UsageError where these adapters, the lowest first, cannot be used together."""
+    if len(set(names)) < len(names):
+        raise UsageError(f"{STACK.join(names)}: an adapter stands once in a stack")
+    for path, holder in network.named_modules():
+        if isinstance(holder, Adapted):
+            above = [name for name in names if holder.part(name) is not None][1:]
+            for name in above:
+                if cast(Part, holder.part(name)).alone:
+                    raise UsageError(
+                        f"{STACK.join(names)}: {name} stretches the rows of the base's own weight, and another adapter "
+                        f"is below it on {path}: put {name} first"
+                    )
 
 
 def put(network: nn.Module, path: str, name: str, part: Part) -> None:

@@ -4,7 +4,7 @@
     keys in attention   p p k k k k k        p: a prefix of keys and values at every layer (the prefix seam, `joined`)
     beside              a a                  a: keys with a softmax of their own (the prefix seam, `apart`)
 
-`lay` builds the call for any rows: whoever runs a network with adapters asks it, so that training, answering and
+Of adapters that a row uses one over the other ("a+b"), a's stands first. `lay` builds the call for any rows: whoever runs a network with adapters asks it, so that training, answering and
 scoring put the same things in the same places.
 """
 
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from groundup.nn.step import Apart, Cache, Memory, Spliced, Step
+from groundup.nn.step import Apart, Cache, Memory, Spliced, Step, stacked
 
 Keys = Mapping[str, tuple[Float[Tensor, "P Hkv Dh"], Float[Tensor, "P Hkv Dh"]]]
 
@@ -39,8 +39,8 @@ class Front(nn.Module):
         """Keys and values by the attention's path, which the row's cache begins with."""
         return {}
 
-    def beside(self, network: nn.Module) -> Mapping[str, Apart]:
-        """Keys and values by path that are attended apart."""
+    def beside(self, network: nn.Module, adapters: str) -> Mapping[str, Apart]:
+        """Keys and values by path that are attended apart, for rows that use these adapters."""
         return {}
 
 
@@ -64,7 +64,12 @@ def length(network: nn.Module, adapters: str | None | Sequence[str | None]) -> i
     if not held:
         return 0
     names = [adapters] if adapters is None or isinstance(adapters, str) else adapters
-    return max((held[n].tokens for n in names if n is not None and n in held), default=0)
+    return max((sum(front.tokens for front in _of(held, name)) for name in dict.fromkeys(names)), default=0)
+
+
+def _of(held: Mapping[str, Front], name: str | None) -> list[Front]:
+    """The fronts of the adapters in "a+b", a's first."""
+    return [held[each] for each in stacked(name) if each in held]
 
 
 def lay(
@@ -91,24 +96,24 @@ def lay(
     places = tuple(range(len(rows))) if slots is None else tuple(slots)
     names = [adapters] * len(rows) if adapters is None or isinstance(adapters, str) else list(adapters)
     begins = cache.begins(places)
-    used = [None if n is None else held.get(n) for n in names]
+    used = {name: _of(held, name) for name in dict.fromkeys(names)}
     if half != "encoder":
-        for front in {id(f): f for f in used if f is not None}.values():
-            at = [s for s, f, new in zip(places, used, begins, strict=True) if f is front and new]
+        for name, mine in used.items():
+            at = [s for s, n, new in zip(places, names, begins, strict=True) if n == name and new]
             if at:
-                for path, (k, v) in front.keys().items():
+                for path, (k, v) in _keys(mine).items():
                     cache.start(path, at, k, v)
     flat: list[int] = []
     own: list[int] = []
     lengths: list[int] = []
     where: list[int] = []
     put: list[Tensor] = []
-    for row, mine, new in zip(rows, used, begins, strict=True):
-        vectors = mine.vectors() if mine is not None and new and half != "decoder" else None
-        before = 0 if vectors is None else len(vectors)
-        if vectors is not None:
-            where += range(len(flat), len(flat) + before)
-            put.append(vectors)
+    for row, name, new in zip(rows, names, begins, strict=True):
+        mine = used[name] if new and half != "decoder" else []
+        vectors = [one for front in mine if (one := front.vectors()) is not None]
+        before = sum(map(len, vectors))
+        where += range(len(flat), len(flat) + before)
+        put += vectors
         own.append(len(flat) + before)
         flat += [0] * before + list(row)
         lengths.append(before + len(row))
@@ -122,19 +127,28 @@ def lay(
     return torch.tensor(flat, device=device), step, own
 
 
+def _keys(fronts: Sequence[Front]) -> Keys:
+    """The keys and values of several fronts, the first one's first."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for front in fronts:
+        for path, (k, v) in front.keys().items():
+            found[path] = (torch.cat([found[path][0], k]), torch.cat([found[path][1], v])) if path in found else (k, v)
+    return found
+
+
 def _beside(
-    network: nn.Module, names: Sequence[str | None], used: Sequence[Front | None], step: Step
+    network: nn.Module, names: Sequence[str | None], used: Mapping[str | None, Sequence[Front]], step: Step
 ) -> dict[str, tuple[Apart, ...]]:
     found: dict[str, tuple[Apart, ...]] = {}
-    for front in {id(f): f for f in used if f is not None}.values():
-        kept = front.beside(network)
+    for name, mine in used.items():
+        kept = [] if name is None else [pair for front in mine for pair in front.beside(network, name).items()]
         if not kept:
             continue
-        mine = [i for i, f in enumerate(used) if f is front]
+        rows = [i for i, n in enumerate(names) if n == name]
         at: Tensor | None = None
-        if len(mine) < len(used):
-            at = torch.cat([torch.arange(step.rows.starts[i], step.rows.starts[i + 1]) for i in mine])
+        if len(rows) < len(names):
+            at = torch.cat([torch.arange(step.rows.starts[i], step.rows.starts[i + 1]) for i in rows])
             at = at.to(step.rows.device)
-        for path, one in kept.items():
+        for path, one in kept:
             found[path] = (*found.get(path, ()), replace(one, at=at))
     return found

@@ -108,6 +108,21 @@ class IA3(Method):
         return config, out
 
     @classmethod
+    def combined(cls, network: nn.Module, weights: Mapping[str, float], name: str, *, rank: int | None = None) -> IA3:
+        """Σ w_i l_i of each place; an adapter that leaves a place alone has factors of 1 there."""
+        if rank is not None:
+            raise UsageError("combine: factors have no rank; leave it out")
+        held = {each: {p: s for p, s in parts(network, each).items() if isinstance(s, Scale)} for each in weights}
+        for path in dict.fromkeys(path for scales in held.values() for path in scales):
+            one = next(scales[path] for scales in held.values() if path in scales)
+            if any(scales[path].inputs != one.inputs for scales in held.values() if path in scales):
+                raise UsageError(f"combine: one adapter scales what {path} is given, another what it gives")
+            ones = torch.ones_like(one.factors)
+            each = [w * (held[n][path].factors.detach() if path in held[n] else ones) for n, w in weights.items()]
+            put(network, path, name, Scale(torch.stack(each).sum(0), inputs=one.inputs).requires_grad_(False))
+        return _settings(network, name)
+
+    @classmethod
     def read(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], network: nn.Module, name: str, rules: Rules
     ) -> IA3:
@@ -130,6 +145,11 @@ class IA3(Method):
                 if len(block) != wanted:
                     raise GroundupError(f"{module} has {len(block)} factors, this model wants {wanted}: another base")
                 put(network, target, name, Scale(block.clone(), inputs=inputs).requires_grad_(False))
-        held = parts(network, name)
-        of = {i: " ".join(p for p, s in held.items() if isinstance(s, Scale) and s.inputs == i) for i in (True, False)}
-        return cls(targets=of[False], feedforward=of[True])
+        return _settings(network, name)
+
+
+def _settings(network: nn.Module, name: str) -> IA3:
+    """The settings of factors that are on a network."""
+    held = parts(network, name)
+    of = {i: " ".join(p for p, s in held.items() if isinstance(s, Scale) and s.inputs == i) for i in (True, False)}
+    return IA3(targets=of[False], feedforward=of[True])

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Rules
 from groundup.nn.attention import Attention
+from groundup.nn.cache import Fresh
 from groundup.nn.linear import Linear
-from groundup.nn.step import Apart
+from groundup.nn.step import Apart, Step
 from groundup.peft.front import Front, fronts
 from groundup.peft.method import PREFIX, Encode, Method, Net, refuse_settings
 from groundup.peft.prefix import places
@@ -36,13 +37,14 @@ class Beside(Front):
         self.prompts = nn.ParameterList(nn.Parameter(t) for t in prompts.values())
         self.gates = nn.ParameterList(nn.Parameter(t) for t in gates.values())
 
-    def beside(self, network: nn.Module) -> dict[str, Apart]:
+    def beside(self, network: nn.Module, adapters: str) -> dict[str, Apart]:
         found = {}
+        step = Step.of([len(self.prompts[0])], Fresh(), adapters=adapters, device=self.prompts[0].device)
         for path, prompt, gate in zip(self.paths, self.prompts, self.gates, strict=True):
             part = _attention(network, path)
             k, v = (
-                linear.weight.matmul(prompt, linear.bias).unflatten(1, (part.kv_heads, part.head_dim))
-                for linear in (_bare(part.k), _bare(part.v))
+                project(prompt, step).unflatten(1, (part.kv_heads, part.head_dim))  # with what else the row uses
+                for project in (part.k, part.v)
             )
             found[path] = Apart(k, v, gate.expand(part.heads))
         return found

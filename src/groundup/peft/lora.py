@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -74,6 +74,11 @@ class LowRank(Part):
         self.b: nn.Parameter = nn.Parameter(b)
         self.length = None if length is None else nn.Parameter(length)
         self.scale, self.dropout = scale, dropout
+
+    @property
+    def alone(self) -> bool:
+        """DoRA's lengths are of the base's own rows."""
+        return self.length is not None
 
     def after(self, y: Float[Tensor, "T O"], x: Float[Tensor, "T I"], linear: Linear) -> Float[Tensor, "T O"]:
         """y + s · (x Aᵀ) Bᵀ, into y itself; with lengths, m / |W + s B A| times that, but for the bias."""
@@ -186,7 +191,9 @@ class LoRA(Method):
     def described(self, network: nn.Module, name: str) -> str:
         count = sum(p.numel() for p in self.trained(network, name).values())
         what = "DoRA" if self.dora else "LoRA"
-        return f"{what} rank {self.rank} on {len(parts(network, name))} weights: {count:,} trained numbers"
+        held = lowranks(network, name).values()
+        places = "places" if any(isinstance(pair, LowRows) for pair in held) else "linears"
+        return f"{what} rank {self.rank} on {len(held)} {places}: {count:,} trained numbers"
 
     def written(self, network: nn.Module, name: str, rules: Rules) -> tuple[dict[str, Any], dict[str, Tensor]]:
         held, sizes = lowranks(network, name), _sizes(network)
@@ -225,6 +232,21 @@ class LoRA(Method):
             "alpha_pattern": alphas,
         }
         return config, out
+
+    @classmethod
+    def combined(cls, network: nn.Module, weights: Mapping[str, float], name: str, *, rank: int | None = None) -> LoRA:
+        """Σ w_i s_i B_i A_i: exact at the sum of the ranks (PEFT's `cat`), or the nearest of a rank (PEFT's `svd`)."""
+        held = {each: lowranks(network, each) for each in weights}
+        paths = dict.fromkeys(path for pairs in held.values() for path in pairs)
+        kept: dict[Any, nn.Parameter] = {}
+        made = {
+            path: _sum([(w, held[each][path]) for each, w in weights.items() if path in held[each]], rank, kept)
+            for path in paths
+        }
+        for path, pair in made.items():
+            put(network, path, name, pair.requires_grad_(False))
+        most = max(len(pair.a) for pair in made.values())
+        return cls(rank=most, alpha=float(most), targets=" ".join(made))
 
     @classmethod
     def read(
@@ -287,6 +309,23 @@ class LoRA(Method):
             rank_stabilized=bool(config.get("use_rslora", False)),
             dora=bool(config.get("use_dora", False)),
         )
+
+
+def _sum(pairs: Sequence[tuple[float, LowRank]], rank: int | None, kept: dict[Any, nn.Parameter]) -> LowRank:
+    """The pair whose product is Σ w s B A of these: their factors end to end, or the best product of this rank.
+
+    kept: sums of A's that were made already, since an A may serve several linears.
+    """
+    if any(p.length is not None for _, p in pairs):
+        raise UsageError("combine: DoRA's lengths have no weighted sum; use the adapters of plain LoRA")
+    if rank is not None:
+        u, s, v = torch.linalg.svd(sum(w * p.delta().double() for w, p in pairs), full_matrices=False)
+        a, b = v[:rank].float(), (u[:, :rank] * s[:rank]).float()
+        return type(pairs[0][1])(a, b, scale=1.0)
+    whose = tuple((w * p.scale, id(p.a)) for w, p in pairs)
+    if whose not in kept:
+        kept[whose] = nn.Parameter(torch.cat([w * p.scale * p.a.detach() for w, p in pairs]))
+    return type(pairs[0][1])(kept[whose], torch.cat([p.b.detach() for _, p in pairs], dim=1), scale=1.0)
 
 
 def lowranks(network: nn.Module, name: str) -> dict[str, LowRank]:

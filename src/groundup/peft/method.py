@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
 from groundup.core.rules import Rules
+from groundup.nn.step import STACK
 from groundup.peft.adapted import parts, unwrapped
 from groundup.peft.front import fronts
 from groundup.peft.surgery import linears, shared, weight_of
@@ -53,9 +54,19 @@ class Method(ABC):
 
     def merged(self, network: Net, name: str) -> Net:
         """A copy with the adapter folded into the weights and no wrappers left. UsageError where that is impossible."""
-        if name in fronts(network):
-            raise UsageError(f"merge: {self.kind} puts something before every row, which no weight can hold")
-        return plain(network, [name])
+        return folded(network, {name: self})
+
+    @classmethod
+    def combined(
+        cls, network: nn.Module, weights: Mapping[str, float], name: str, *, rank: int | None = None
+    ) -> Method:
+        """Put the weighted sum of adapters of this kind on this very network, under `name`; gives its settings.
+
+        rank: of the sum, for kinds that have one. UsageError where there is no such sum.
+        """
+        raise UsageError(
+            f"combine: {cls.kind} adapters have no weighted sum; use them together as {STACK.join(weights)}"
+        )
 
     @abstractmethod
     def written(self, network: nn.Module, name: str, rules: Rules) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -72,6 +83,14 @@ class Method(ABC):
         """One line: what is trained, and how much."""
         found = self.trained(network, name)
         return f"{self.kind}: {sum(p.numel() for p in found.values()):,} trained numbers in {len(found)} tensors"
+
+
+def folded(network: Net, methods: Mapping[str, Method]) -> Net:
+    """A copy with these adapters folded in, the lowest first, and no wrappers left. UsageError where one cannot be."""
+    for name, method in methods.items():
+        if name in fronts(network):
+            raise UsageError(f"merge: {method.kind} puts something before every row, which no weight can hold")
+    return plain(network, list(methods))
 
 
 def of_adapter(network: nn.Module, name: str) -> dict[str, nn.Parameter]:

@@ -93,6 +93,24 @@ class Prompt(Method):
         return config, {"prompt_embeddings": prompt.detach()}
 
     @classmethod
+    def combined(
+        cls, network: nn.Module, weights: Mapping[str, float], name: str, *, rank: int | None = None
+    ) -> Prompt:
+        """Σ w_i P_i of prompts of one length (the weighted average of arXiv 2110.07904, section 3.2)."""
+        if rank is not None:
+            raise UsageError("combine: prompts have no rank; leave it out")
+        held = {each: fronts(network)[each].vectors() for each in weights}
+        lengths = {each: len(p) for each, p in held.items() if p is not None}
+        if len(set(lengths.values())) > 1:
+            said = ", ".join(f"{each} {n}" for each, n in lengths.items())
+            raise UsageError(f"combine: prompts of one length are summed; these have {said} vectors")
+        total = torch.stack(
+            [w * p.detach() for w, p in zip(weights.values(), held.values(), strict=True) if p is not None]
+        )
+        place(network, name, SoftPrompt(total.sum(0)).requires_grad_(False))
+        return cls(length=total.shape[1])
+
+    @classmethod
     def read(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], network: nn.Module, name: str, rules: Rules
     ) -> Prompt:

@@ -75,6 +75,7 @@ def finetune(
     out = Path(out).expanduser()
     if model.adapter is None:
         raise UsageError("finetune: nothing would be trained; adapt the model first, e.g. adapt(model, LoRA())")
+    _ = model.method  # one alone is trained
     given = settings_for(out, resume, settings)
     model, found, read, objective = what_is_learned(model, data, objective, label, problem, auxiliary, given, say)
     train, valid = encoded_rows(model, found, read, validation, max_tokens, objective, given.seed, say)
@@ -132,7 +133,7 @@ def conduct(
     beside    puts further files into the folder of a run that begins
     """
     assert model.adapter is not None
-    method, name = model.methods[model.adapter], model.adapter
+    method, name = model.method, model.adapter
     identity = {
         "base": base_facts(model),
         "method": {"kind": method.kind, **asdict(method)},

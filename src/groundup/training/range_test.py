@@ -172,7 +172,7 @@ def find_learning_rate(
     if precision == "auto":
         precision, why = machine.choose("train")  # type: ignore[assignment]
         say(why)
-    method, name = model.methods[model.adapter], model.adapter
+    method, name = model.method, model.adapter
     exact, trained = with_copies(model.network, method.trained(model.network, name) | head_of(model.network))
     trainer = Trainer(
         in_format(exact, machine.FORMATS[precision]), trained, train, valid,
