@@ -11,7 +11,9 @@ import random
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from side_by_side import compare
@@ -20,7 +22,7 @@ ROWS, BATCH = 500, 16
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj"]
 
 
-def rows() -> list:
+def rows(most: int = ROWS) -> list:
     from groundup.api import load
     from groundup.data import encode, news
     from groundup.data import rows as reading
@@ -28,7 +30,7 @@ def rows() -> list:
     folder = Path(tempfile.mkdtemp())
     news.make(folder)
     tokenizer = load("smollm2-135m-instruct").tokenizer
-    return [encode.encode(r, tokenizer) for r in reading.read(folder / "train.jsonl").rows[:ROWS]]
+    return [encode.encode(r, tokenizer) for r in reading.read(folder / "train.jsonl").rows[:most]]
 
 
 def measured(work, tokens: int) -> dict[str, float]:
@@ -39,26 +41,28 @@ def measured(work, tokens: int) -> dict[str, float]:
     return {"seconds": seconds, "tokens a second": tokens / seconds, "peak memory, GiB": peak}
 
 
-def ours(kind: str):
+def ours(kind: str, method: Callable[[], Any] | None = None, *, most: int = ROWS, **settings: Any):
+    """One epoch by a method (LoRA of rank 16 where none is given); `settings` as of a run."""
+
     def work() -> dict[str, float]:
         import groundup as gu
-        from groundup.peft.method import of_adapter
         from groundup.peft.surgery import in_format
         from groundup.training.loop import Place, Trainer
         from groundup.training.settings import Settings
 
-        given = rows()
-        model = gu.adapt(gu.load("smollm2-135m-instruct"), gu.LoRA(rank=16, alpha=32, targets="all"))
+        given = rows(most)
+        chosen = method() if method else gu.LoRA(rank=16, alpha=32, targets="all")
+        model = gu.adapt(gu.load("smollm2-135m-instruct"), chosen)
         network = in_format(model.network, getattr(torch, kind))
-        own = of_adapter(network, "mine")
+        own = chosen.trained(network, "mine")
         for parameter in own.values():
             parameter.requires_grad_()
-        settings = Settings(steps=-(-ROWS // BATCH), batch=BATCH, learning_rate=1e-4)
-        run = Trainer(network, own, given, [], settings, out=Path(), adapter="mine", keep=lambda path: None)
+        how = Settings(**{"steps": -(-most // BATCH), "batch": BATCH, "learning_rate": 1e-4, **settings})
+        run = Trainer(network, own, given, [], how, out=Path(), adapter="mine", keep=lambda path: None)
         groups = run.groups(Place(0, 0))
 
         def epoch() -> None:
-            for _ in range(settings.steps):
+            for _ in range(how.steps):
                 run.update(next(groups)[0], 1e-4)
 
         return measured(epoch, sum(len(r.ids) for r in given))
@@ -66,18 +70,27 @@ def ours(kind: str):
     return work
 
 
-class Rival:
-    """transformers + peft with LoRA on the starter; `update` takes a batch of encoded rows."""
+def lora() -> Any:
+    from peft import LoraConfig
 
-    def __init__(self, kind: str, rate: float):
-        from peft import LoraConfig, get_peft_model
+    return LoraConfig(r=16, lora_alpha=32, target_modules=NAMES)
+
+
+class Rival:
+    """transformers + peft on the starter; `update` takes a batch of encoded rows.
+
+    method: what gives peft's config, LoRA of rank 16 where it is left out; None trains the whole model by transformers alone.
+    """
+
+    def __init__(self, kind: str, rate: float, method: Callable[[], Any] | None = lora):
+        from peft import get_peft_model
         from transformers import AutoModelForCausalLM
 
         from groundup.checkpoints.starters import fetch
 
         path = fetch("smollm2-135m-instruct")
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=getattr(torch, kind))
-        self.model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=NAMES)).train()
+        self.model = (get_peft_model(model, method()) if method else model).train()
         self.own = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.own, lr=rate, weight_decay=0.0)
         self.low = kind == "bfloat16"
@@ -100,10 +113,10 @@ class Rival:
         return float(loss)
 
 
-def rival(kind: str):
+def rival(kind: str, method: Callable[[], Any] | None = lora, *, most: int = ROWS):
     def work() -> dict[str, float]:
-        given = rows()
-        tuner = Rival(kind, 1e-4)
+        given = rows(most)
+        tuner = Rival(kind, 1e-4, method)
         random.Random(0).shuffle(given)
 
         def epoch() -> None:

@@ -85,13 +85,14 @@ def call(model: Model, adapters: str | None | Sequence[str | None], *, kept: boo
     network, parts = model.network, rows().split(LENGTHS)
     ids = [r.tolist() for r in parts]
     cache = Slots(len(ids), 64) if kept else Fresh()
+    how: dict[str, Any] = {"adapters": adapters, "device": model.device}
     if isinstance(network, EncoderDecoder):
-        x, step, _ = lay(network, ids, Fresh(), adapters=adapters, half="encoder")
+        x, step, _ = lay(network, ids, Fresh(), half="encoder", **how)
         memory = network.encode(x, step)
         ids = [r.tolist() for r in rows(1).split(LENGTHS)]
-        x, step, own = lay(network, ids, cache, adapters=adapters, memory=memory, half="decoder")
+        x, step, own = lay(network, ids, cache, memory=memory, half="decoder", **how)
     else:
-        x, step, own = lay(network, ids, cache, adapters=adapters)
+        x, step, own = lay(network, ids, cache, **how)
     out = network(x, step)
     return torch.cat([out[begin : begin + len(row)] for begin, row in zip(own, ids, strict=True)])
 

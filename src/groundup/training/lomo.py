@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from groundup.training import chance
+
 
 class Lomo:
     """Steps fused into the backward pass. Has an optimizer's `state` and `param_groups`, both without content."""
@@ -45,9 +47,9 @@ class Lomo:
     def step(self, loss: Callable[[], Tensor], rate: float) -> float:
         """Compute the loss, go back through it, and step on the way; gives the loss."""
         if self.clip:
-            chance = torch.get_rng_state()
+            before = chance.drawn()
             norm = self.measure(loss())
-            torch.set_rng_state(chance)  # the same dropout in the pass that steps
+            chance.put_back(before)  # the same dropout in the pass that steps
             rate *= min(1.0, self.clip / (norm + 1e-6))
         found = loss()
         self._rate = rate

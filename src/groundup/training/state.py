@@ -1,6 +1,6 @@
 """All that a run needs to go on as if it had never stopped, in safetensors and JSON; never a pickle.
 
-    state-00000120/  tensors.safetensors   trained weights, their average, optimizer moments, the random generator
+    state-00000120/  tensors.safetensors   trained weights, their average, optimizer moments, the random generators
                      state.json            step, place in the data, losses; sha256 of the tensors
 
 A state appears whole under its name or not at all. The two newest are kept, and a damaged one is passed over for the
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from groundup.checkpoints.safetensors import open_safetensors, write_safetensors
 from groundup.core.errors import GroundupError
 from groundup.core.files import atomic_folder, read_json, sha256, write_json
+from groundup.training import chance
 from groundup.training.lomo import Lomo
 
 KEPT = 2
@@ -40,7 +41,7 @@ def capture(
     average: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Weights, their average, moments and random state as named tensors."""
-    found: dict[str, Tensor] = {"random": torch.get_rng_state()}
+    found = chance.drawn()
     found |= {f"average/{name}": value for name, value in (average or {}).items()}
     for name, parameter in trained.items():
         found[f"weight/{name}"] = parameter.detach()
@@ -61,7 +62,7 @@ def restore(
     if wanted != held:
         odd = sorted(wanted ^ held)
         raise GroundupError(f"the saved state trains other weights ({len(odd)} differ: {', '.join(odd[:3])})")
-    torch.set_rng_state(found["random"].clone())
+    chance.put_back(found)
     for name, value in found.items():
         key, _, of = name.partition("/")
         if key in ("weight", "average"):
