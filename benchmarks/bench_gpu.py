@@ -53,7 +53,7 @@ def ours() -> dict[str, float]:
     from groundup.inference.decode import answer
     from groundup.inference.sampling import Sampling
     from groundup.inputs.tokenizer import Encoded
-    from groundup.peft.surgery import in_format
+    from groundup.nn.surgery import in_format
     from groundup.training.loop import Place, Trainer
     from groundup.training.settings import Settings
 

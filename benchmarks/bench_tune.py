@@ -46,7 +46,7 @@ def ours(kind: str, method: Callable[[], Any] | None = None, *, most: int = ROWS
 
     def work() -> dict[str, float]:
         import groundup as gu
-        from groundup.peft.surgery import in_format
+        from groundup.nn.surgery import in_format
         from groundup.training.loop import Place, Trainer
         from groundup.training.settings import Settings
 

@@ -39,9 +39,9 @@ from groundup.inputs.tokenizer import Tokenizer
 from groundup.model import Model, with_labels, write_adapter, write_model
 from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.nn.step import STACK, stacked
+from groundup.nn.surgery import shared
 from groundup.peft.lora import LoRA
 from groundup.peft.method import Method, folded
-from groundup.peft.surgery import shared
 from groundup.training.compare import compare
 from groundup.training.finetune import finetune
 from groundup.training.pretrain import pretrain

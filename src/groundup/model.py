@@ -34,10 +34,10 @@ from groundup.nn.heads import end_in_labels
 from groundup.nn.heads import fill as fill_head
 from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
 from groundup.nn.step import Step, stacked
+from groundup.nn.surgery import canonical, shared, tensors
 from groundup.peft.adapted import refuse_stack
 from groundup.peft.front import lay, length
 from groundup.peft.method import Method, plain
-from groundup.peft.surgery import canonical, shared, tensors
 
 Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Messages

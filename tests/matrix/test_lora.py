@@ -17,9 +17,9 @@ from families import FAMILIES, LENGTHS, close, logits, rows, stirred
 import groundup as gu
 from groundup.api import add_adapter
 from groundup.core.errors import GroundupError, UsageError
+from groundup.nn.surgery import linears
 from groundup.peft.lora import LoRA
 from groundup.peft.method import shapes
-from groundup.peft.surgery import linears
 
 
 def test_a_target_that_matches_nothing_is_refused_with_what_there_is(folders):

@@ -24,6 +24,7 @@ from groundup.inputs.tokenizer import Encoded
 from groundup.models import llama
 from groundup.nn.cache import Fresh
 from groundup.nn.step import Step
+from groundup.nn.surgery import in_format
 from groundup.peft.front import lay
 from groundup.peft.ia3 import IA3
 from groundup.peft.llama_adapter import LlamaAdapter
@@ -31,7 +32,6 @@ from groundup.peft.lora import LoRA
 from groundup.peft.method import of_adapter as trained
 from groundup.peft.prefix import PrefixTuning
 from groundup.peft.prompt import Prompt
-from groundup.peft.surgery import in_format
 from groundup.training import state
 from groundup.training.loop import Trainer
 from groundup.training.objective import CHUNK, causal_loss, scored

@@ -28,7 +28,7 @@ from groundup.nn.heads import end_in_labels
 from groundup.nn.linear import Embedding, Linear
 from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.nn.storage import Dense
-from groundup.peft.surgery import tensors
+from groundup.nn.surgery import tensors
 
 GGUF_FAMILIES = {"llama": "llama"}
 

@@ -13,7 +13,7 @@ from groundup.core.config import FamilyConfig
 from groundup.core.errors import UsageError
 from groundup.core.files import write_json
 from groundup.inputs.tokenizer import Tokenizer
-from groundup.peft.surgery import tensors
+from groundup.nn.surgery import tensors
 
 SHARD = 5 * 10**9  # bytes a file, as the reference library cuts them
 

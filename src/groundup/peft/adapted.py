@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
 from groundup.nn.step import STACK, Step, stacked
-from groundup.peft.surgery import replace
+from groundup.nn.surgery import replace
 
 
 class Part(nn.Module):

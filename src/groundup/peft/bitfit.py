@@ -17,9 +17,9 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Rules
 from groundup.nn.linear import Linear
 from groundup.nn.norms import LayerNorm
+from groundup.nn.surgery import canonical, shared
 from groundup.peft.adapted import Part, parts, put
 from groundup.peft.method import Encode, Method, Net, refuse_settings
-from groundup.peft.surgery import canonical, shared
 
 
 class Shift(Part):

@@ -21,9 +21,9 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Rules
 from groundup.nn.linear import Linear
 from groundup.nn.mlp import ACTIVATIONS, activation
+from groundup.nn.surgery import linears, match, shared
 from groundup.peft.adapted import Part, parts, put
 from groundup.peft.method import Encode, Method, Net, refuse_settings, shapes
-from groundup.peft.surgery import linears, match, shared
 
 NAMES = ("down", "down_bias", "up", "up_bias")
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
 from groundup.core.rules import Rules
+from groundup.nn.surgery import RESERVED, canonical
 from groundup.peft.method import Encode, Method, Net, plain
-from groundup.peft.surgery import RESERVED, canonical
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Rules
 from groundup.nn.linear import Linear
 from groundup.nn.storage import Dense
+from groundup.nn.surgery import linears, match, shared
 from groundup.peft.adapted import Part, parts, put
 from groundup.peft.method import PREFIX, Encode, Method, Net, refuse_settings, shapes, whole_groups
-from groundup.peft.surgery import linears, match, shared
 
 
 class Scale(Part):

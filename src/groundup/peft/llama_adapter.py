@@ -21,11 +21,11 @@ from groundup.nn.attention import Attention
 from groundup.nn.cache import Fresh
 from groundup.nn.linear import Linear
 from groundup.nn.step import Apart, Step
+from groundup.nn.surgery import linears, shared
 from groundup.peft.front import Front, fronts
 from groundup.peft.method import PREFIX, Encode, Method, Net, refuse_settings
 from groundup.peft.prefix import places
 from groundup.peft.prompt import place
-from groundup.peft.surgery import linears, shared
 
 
 class Beside(Front):

@@ -35,9 +35,9 @@ from groundup.core.rules import Entry, Rules
 from groundup.nn.linear import Embedding, Linear
 from groundup.nn.stack import EncoderDecoder
 from groundup.nn.storage import Dense
+from groundup.nn.surgery import embeddings, linears, match, shared, weight_of
 from groundup.peft.adapted import Part, parts, put
 from groundup.peft.method import PREFIX, Encode, Method, Net, refuse_settings, shapes, whole_groups
-from groundup.peft.surgery import embeddings, linears, match, shared, weight_of
 
 MOST_RANK = 4096
 ENDS = (".lora_A.weight", ".lora_B.weight")  # of the two tensors of a linear in PEFT's files

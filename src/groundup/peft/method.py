@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from groundup.core.errors import UsageError
 from groundup.core.rules import Rules
 from groundup.nn.step import STACK
+from groundup.nn.surgery import linears, shared, weight_of
 from groundup.peft.adapted import parts, unwrapped
 from groundup.peft.front import fronts
-from groundup.peft.surgery import linears, shared, weight_of
 
 Net = TypeVar("Net", bound=nn.Module)
 Encode = Callable[[str], list[int]]

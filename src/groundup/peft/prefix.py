@@ -22,10 +22,10 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Rules
 from groundup.nn.attention import Attention
 from groundup.nn.stack import EncoderDecoder
+from groundup.nn.surgery import shared
 from groundup.peft.front import Front, Keys, fronts
 from groundup.peft.method import Encode, Method, Net, refuse_settings
 from groundup.peft.prompt import only, place
-from groundup.peft.surgery import shared
 
 
 class Prefix(Front):

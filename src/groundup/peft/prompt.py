@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Rules
 from groundup.nn.stack import EncoderDecoder
+from groundup.nn.surgery import shared
 from groundup.peft.front import Front, fronts, put_front
 from groundup.peft.method import Encode, Method, Net, refuse_settings
-from groundup.peft.surgery import shared
 
 COMMON = 5000  # words among which the start is drawn: a tokenizer's first ids are its commonest
 

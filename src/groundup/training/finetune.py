@@ -24,7 +24,7 @@ from groundup.data.labelled import has_labels, labelled
 from groundup.data.rows import Dataset
 from groundup.inputs.tokenizer import Encoded
 from groundup.model import Model, base_facts, head_of, write_adapter, write_model
-from groundup.peft.surgery import in_format, with_copies
+from groundup.nn.surgery import in_format, with_copies
 from groundup.training.classify import classify, headed
 from groundup.training.loop import Run, Trainer
 from groundup.training.objective import Objective
