@@ -4,13 +4,14 @@ import jaxtyping
 
 jaxtyping.install_import_hook("groundup", "checked.checked")
 
+import os  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # two busy threads on one core crawl
 
 
 @pytest.fixture(scope="session")
