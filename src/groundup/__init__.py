@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         load,
         merge,
         pretrain,
+        quantize,
         save,
         starters,
     )
@@ -59,6 +60,7 @@ __all__ = [
     "finetune",
     "compare",
     "combine",
+    "quantize",
     "find_learning_rate",
     "pretrain",
     "evaluate",

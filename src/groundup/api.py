@@ -1,4 +1,4 @@
-"""The verbs: load, build, pretrain, adapt, finetune, compare, combine, evaluate, merge, save; and download, starters, doctor.
+"""The verbs: load, build, pretrain, adapt, finetune, compare, combine, quantize, evaluate, merge, save; and download, starters, doctor.
 
 None of them changes what it is given. Long ones tell how far they are through `on_progress`.
 """
@@ -31,6 +31,7 @@ from groundup.core.config import FamilyConfig
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import atomic_folder, cache_dir, read_json
 from groundup.data import encode, rows
+from groundup.evaluation.cost import PASSAGES, cost
 from groundup.evaluation.judging import choice_report, facts_of, label_report
 from groundup.evaluation.metrics import perplexity
 from groundup.evaluation.report import Report
@@ -42,6 +43,9 @@ from groundup.nn.step import STACK, stacked
 from groundup.nn.surgery import shared
 from groundup.peft.lora import LoRA
 from groundup.peft.method import Method, folded
+from groundup.quantization import shrink
+from groundup.quantization.kinds import line, parse
+from groundup.quantization.stored import Kind
 from groundup.training.compare import compare
 from groundup.training.finetune import finetune
 from groundup.training.pretrain import pretrain
@@ -66,6 +70,7 @@ __all__ = [
     "load",
     "merge",
     "pretrain",
+    "quantize",
     "save",
     "starters",
 ]
@@ -254,6 +259,40 @@ def merge(model: Model) -> Model:
     moved = max(abs(a - b) for a, b in zip(before.with_it, after.without, strict=True))
     note = f"merged {model.adapter}: logits moved by at most {moved:.2g} on the probe"
     return replace(merged, notes=[*model.notes, note])
+
+
+def quantize(
+    model: Model,
+    to: str | Kind,
+    *,
+    targets: str = "all",
+    data: str | Path | Sequence[dict[str, Any]] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """The model with weights in fewer bits; what it shares with the one that was given stays shared.
+
+    to       int8, int4, nf4, fp4, llm-int8, q8_0, q4_0, q4_1, with settings as `nf4:block=128`; or a kind itself
+    targets  the ends of weights' names ("attn.q mlp.down", "embed.tokens", "head"), or all: the linears of the blocks
+    data     rows that both models read, the first 64, to find out what it costs (left out: eight short passages)
+
+    The last of the result's `costs` says what it saves and costs; `save` keeps them in ledger.json. Raises UsageError for
+    a kind or a target that is none, and for weights that are stored in few bits already.
+    """
+    kind = parse(to) if isinstance(to, str) else to
+    network, names = shrink.store(model.network, kind, targets)
+    made = replace(model, network=network)
+    lost = cost(model, made, PASSAGES if data is None else _ids_of(model, data), on_progress=on_progress)
+    before, after = shrink.nbytes(model.network), shrink.nbytes(network)
+    note = (
+        f"{len(names)} weights stored as {line(kind)}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after; {lost}"
+    )
+    facts = {"to": line(kind), "targets": targets, "bytes_before": before, "bytes_after": after, **lost.facts()}
+    return replace(made, notes=[*model.notes, note], costs=[*model.costs, facts])
+
+
+def _ids_of(model: Model, data: str | Path | Sequence[dict[str, Any]], most: int = 64) -> list[list[int]]:
+    """The first rows of some data, as this model reads them whole."""
+    return [encode.encode(row, model.words).ids for row in rows.read(data).rows[:most]]
 
 
 def combine(model: Model, weights: Mapping[str, float], *, name: str = "combined", rank: int | None = None) -> Model:

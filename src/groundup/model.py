@@ -50,6 +50,7 @@ class Model:
 
     adapter   the name of the adapter in use, or None for the base alone; "a+b" where b is in use over a
     methods   the settings of every adapter on the network, by name
+    costs     what shrinking its weights has cost, for the ledger beside the files
     """
 
     network: Decoder | EncoderDecoder
@@ -61,6 +62,7 @@ class Model:
     adapter: str | None = None
     methods: Mapping[str, Method] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    costs: Sequence[Mapping[str, Any]] = ()
     precision: str = "float32"
 
     # --- answers ------------------------------------------------------------------------------------------------------
@@ -455,7 +457,9 @@ def write_model(model: Model, folder: Path) -> None:
     generation = dict(model.generation)
     if not generation and model.tokenizer is not None:
         generation = {"eos_token_id": sorted(model.stop_ids), "do_sample": False}
-    facts = {"base": base_facts(model), "notes": list(model.notes)}
+    facts: dict[str, Any] = {"base": base_facts(model), "notes": list(model.notes)}
+    if model.costs:
+        facts["costs"] = [dict(cost) for cost in model.costs]
     network = plain(model.network)
     if model.config.labels is not None:
         network.head = None  # it may have learned words beside the labels; the layout holds no such head

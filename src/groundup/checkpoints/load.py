@@ -6,6 +6,7 @@ name ── resolve ── path ── source (lazy) ── config ── build 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup import models
-from groundup.checkpoints import hub, starters
+from groundup.checkpoints import hub, quantized, starters
 from groundup.checkpoints.gguf import open_gguf
 from groundup.checkpoints.safetensors import open_safetensors
 from groundup.checkpoints.source import Source
@@ -26,7 +27,7 @@ from groundup.core.rules import Entry, Plan, Rules
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.heads import end_in_labels
 from groundup.nn.linear import Embedding, Linear
-from groundup.nn.stack import Decoder, EncoderDecoder
+from groundup.nn.stack import Decoder, EncoderDecoder, Stack
 from groundup.nn.storage import Dense
 from groundup.nn.surgery import tensors
 
@@ -113,13 +114,18 @@ def _folder(name: str, path: Path, dtype: torch.dtype | None) -> Loaded:
     kind = public.get("model_type") if isinstance(public, dict) else None
     if kind not in models.FAMILIES:
         raise UsageError(f"{path.name}: model_type {kind!r} is not supported; supported: {', '.join(models.FAMILIES)}")
-    family = getattr(models, kind)
+    family, small = getattr(models, kind), public.pop(quantized.KEY, None)
     config = family.Config.from_public(public)
     source = open_safetensors(path)
-    network, notes = assemble(family, config, family.hugging_face(config), source, dtype, path.name)
-    config = _as_built(config, network, family.hugging_face(config))
+    if small is None:
+        network, notes = assemble(family, config, family.hugging_face(config), source, dtype, path.name)
+        config = _as_built(config, network, family.hugging_face(config))
+    else:
+        network, notes = _stored(family, config, small, source, dtype, path.name)
     generation = read_json(path / "generation_config.json") if (path / "generation_config.json").exists() else {}
-    origin = Origin(name, path, source.fingerprint(), "safetensors", kind)
+    base = small.get("base") if small else None
+    fingerprint = base["fingerprint"] if isinstance(base, dict) and "fingerprint" in base else source.fingerprint()
+    origin = Origin(name, path, str(fingerprint), "safetensors", kind)
     return Loaded(network, family, config, _tokenizer(path, generation, public), generation, origin, notes)
 
 
@@ -149,10 +155,7 @@ def assemble(
     family: ModuleType, config: FamilyConfig, rules: Rules, source: Source, dtype: torch.dtype | None, file: str
 ) -> tuple[Decoder | EncoderDecoder, list[str]]:
     """Build the network and fill it from `source`; raises GroundupError when anything is left over on either side."""
-    with torch.device("meta"):
-        network: Decoder | EncoderDecoder = family.build(config)
-        if config.labels is not None:
-            end_in_labels(labelled(network, config), config.labels, family.LABELS[config.labels.level])
+    network = _empty(family, config)
     plan = rules.load(source.names)
     if plan.unused:
         raise GroundupError(
@@ -172,14 +175,52 @@ def assemble(
     for entry in plan.copies:
         _same(network, entry, [source.read(s) for s in entry.sources], dtype, file)
     _tie(network, plan, config)
+    notes += _without(network, family, config, filled)
+    empty = [name for name, t in tensors(network).items() if t.is_meta]
+    if empty:
+        raise GroundupError(f"{file}: {len(empty)} tensors of the model are missing from the file: {_some(empty)}")
+    return network.eval(), notes
+
+
+def _empty(family: ModuleType, config: FamilyConfig) -> Decoder | EncoderDecoder:
+    """The network of a config, with no numbers in it."""
+    with torch.device("meta"):
+        network: Decoder | EncoderDecoder = family.build(config)
+        if config.labels is not None:
+            end_in_labels(labelled(network, config), config.labels, family.LABELS[config.labels.level])
+    return network
+
+
+def _without(network: nn.Module, family: ModuleType, config: FamilyConfig, filled: Iterable[str]) -> list[str]:
+    """Leave out what a file need not hold and does not, such as a pooler; a line for each."""
+    notes = []
     for part in getattr(family, "OPTIONAL", ()):
         held = getattr(network, part, None)
         if held is not None and config.labels is None and not any(t.startswith(part + ".") for t in filled):
             setattr(network, part, None)
             notes.append(f"the file has no {part}")
-    empty = [name for name, t in tensors(network).items() if t.is_meta]
-    if empty:
-        raise GroundupError(f"{file}: {len(empty)} tensors of the model are missing from the file: {_some(empty)}")
+    return notes
+
+
+def _stored(
+    family: ModuleType, config: FamilyConfig, said: Any, source: Source, dtype: torch.dtype | None, file: str
+) -> tuple[Decoder | EncoderDecoder, list[str]]:
+    """The network of a folder whose weights are stored in few bits."""
+    method = said.get("quant_method") if isinstance(said, dict) else None
+    if method != quantized.METHOD:
+        raise UsageError(
+            f"{file}: its weights were quantized by {method!r}, which is not read here; take the model as it was before, "
+            "and groundup quantize it"
+        )
+    network = _empty(family, config)
+    notes = _without(network, family, config, source.names)
+    notes += quantized.fill(network, said, source, family.hugging_face(config), file)
+    if dtype is not None:
+        for parameter in network.parameters():  # codes and scales are buffers, and stay
+            parameter.data = parameter.data.to(dtype)
+        for part in network.modules():
+            if isinstance(part, Stack) and not isinstance(part.embed.tokens.weight, Dense):
+                part.format = dtype
     return network.eval(), notes
 
 
@@ -239,7 +280,7 @@ def _tie(network: nn.Module, plan: Plan, config: FamilyConfig) -> None:
             other = network.get_submodule(source.rpartition(".")[0])
         except AttributeError:
             continue
-        if isinstance(holder, Linear | Embedding) and holder.weight.values.is_meta:
+        if isinstance(holder, Linear | Embedding) and isinstance(holder.weight, Dense) and holder.weight.values.is_meta:
             assert isinstance(other, Linear | Embedding)
             holder.weight = other.weight
 

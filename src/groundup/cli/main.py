@@ -36,6 +36,7 @@ VERBS = (
     "evaluate",
     "merge",
     "combine",
+    "quantize",
     "data",
     "interpret",
 )

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from groundup.nn.step import Step
-from groundup.nn.storage import empty
+from groundup.nn.storage import Storage, empty
 
 
 class Linear(nn.Module):
@@ -22,7 +22,7 @@ class Linear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True):
         super().__init__()
-        self.weight = empty(out_features, in_features)
+        self.weight: Storage = empty(out_features, in_features)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
 
     @property
@@ -48,7 +48,7 @@ class Embedding(nn.Module):
 
     def __init__(self, entries: int, width: int):
         super().__init__()
-        self.weight = empty(entries, width)
+        self.weight: Storage = empty(entries, width)
 
     @property
     def entries(self) -> int:
@@ -68,3 +68,7 @@ class Embedding(nn.Module):
 def tie(holder: Linear | Embedding, to: Linear | Embedding) -> None:
     """Let `holder` use the very storage of `to` (a head that is the transposed embedding); re-storing keeps the tie."""
     holder.weight = to.weight
+
+
+Holder = Linear | Embedding
+"""What holds a storage."""

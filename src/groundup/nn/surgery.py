@@ -12,7 +12,7 @@ from torch import nn
 from groundup.core.errors import UsageError
 from groundup.nn.linear import Embedding, Linear
 from groundup.nn.stack import Stack
-from groundup.nn.storage import Dense
+from groundup.nn.storage import Dense, Storage
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -70,11 +70,16 @@ def embeddings(network: nn.Module) -> dict[str, Embedding]:
     return {path: part for path, part in found.items() if "embed." in path}
 
 
-def weight_of(part: nn.Module) -> Dense:
+def weight_of(part: nn.Module) -> Storage:
     """The storage of a linear, wrapped or not."""
     inside = getattr(part, "base", part)
     assert isinstance(inside, Linear)
     return inside.weight
+
+
+def device_of(part: nn.Module) -> torch.device:
+    """Where a part's numbers lie; what is stored in few bits has buffers alone."""
+    return next(t for tensors in (part.parameters(), part.buffers()) for t in tensors).device
 
 
 def replace(network: nn.Module, name: str, part: nn.Module) -> None:

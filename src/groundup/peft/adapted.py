@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
 from groundup.nn.step import STACK, Step, stacked
-from groundup.nn.surgery import replace
+from groundup.nn.surgery import device_of, replace
 
 
 class Part(nn.Module):
@@ -129,7 +129,7 @@ def put(network: nn.Module, path: str, name: str, part: Part) -> None:
         replace(network, path, found)
     if name in found.parts:
         raise UsageError(f"an adapter {name!r} is on {path} already; give the new one another name")
-    found.parts[name] = part.to(next(found.base.parameters()).device)
+    found.parts[name] = part.to(device_of(found.base))
 
 
 def parts(network: nn.Module, name: str) -> dict[str, Part]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
 from groundup.core.rules import Rules
+from groundup.nn.linear import Holder
+from groundup.nn.storage import Dense
 from groundup.nn.surgery import RESERVED, canonical
 from groundup.peft.method import Encode, Method, Net, plain
 
@@ -30,6 +32,14 @@ class Full(Method):
     def add(self, network: Net, name: str, *, seed: int = 0, encode: Encode | None = None) -> Net:
         if not self.trained(network, name):
             raise UsageError(f"{self.kind}: this model has no weight of that kind to train")
+        small = [
+            n for n, part in network.named_modules() if isinstance(part, Holder) and not isinstance(part.weight, Dense)
+        ]
+        if small:
+            raise UsageError(
+                f"{self.kind} trains the weights themselves, and {len(small)} of them ({small[0]}, ...) are stored in few "
+                "bits, which cannot learn: tune an adapter (lora), or begin from the model as it was"
+            )
         return network
 
     def trained(self, network: nn.Module, name: str) -> dict[str, nn.Parameter]:
