@@ -23,6 +23,7 @@ from groundup.nn.stack import Encoder, EncoderDecoder
 from groundup.nn.step import Memory, Step
 
 VOCABULARY = 97
+ENCODERS = ("bert", "distilbert", "roberta")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Case:
 
     @property
     def causal(self) -> bool:
-        return not self.two_halves and self.family != "bert"
+        return not self.two_halves and self.family not in ENCODERS
 
     @property
     def two_halves(self) -> bool:
@@ -53,10 +54,15 @@ def gpt2(name: str, width: int, layers: int, heads: int, **more: Any) -> Case:
     return Case(f"gpt2-{name}", "gpt2", "GPT2LMHeadModel", IDS | sizes | more)
 
 
-def bert(name: str, width: int, layers: int, heads: int, inner: int, types: int = 3, **more: Any) -> Case:
+def bert_like(
+    family: str, reference: str, name: str, width: int, layers: int, heads: int, inner: int, types: int = 3, **more: Any
+) -> Case:
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     sizes |= {"intermediate_size": inner, "max_position_embeddings": 61, "type_vocab_size": types}
-    return Case(f"bert-{name}", "bert", "BertForMaskedLM", IDS | sizes | more)
+    return Case(f"{family}-{name}", family, reference, IDS | sizes | more)
+
+
+bert, roberta = partial(bert_like, "bert", "BertForMaskedLM"), partial(bert_like, "roberta", "RobertaForMaskedLM")
 
 
 def bloom(name: str, width: int, layers: int, heads: int, **more: Any) -> Case:
@@ -125,6 +131,9 @@ CASES = [
     bert("plain", 35, 3, 5, 41),
     bert("relu", 33, 2, 3, 27, hidden_act="relu", layer_norm_eps=2e-3),
     bert("untied", 21, 1, 7, 50, types=2, tie_word_embeddings=False),
+    roberta("plain", 35, 3, 5, 41, types=1, pad_token_id=1),
+    roberta("relu", 33, 2, 3, 27, hidden_act="relu", layer_norm_eps=2e-3, pad_token_id=5),
+    roberta("untied", 21, 1, 7, 50, types=2, tie_word_embeddings=False),  # padding is 0: places begin at 1
     bloom("4-heads", 28, 2, 4),
     bloom("6-heads", 30, 3, 6),
     bloom("5-heads-normed", 35, 2, 5, apply_residual_connection_post_layernorm=True, layer_norm_epsilon=2e-3),
@@ -230,8 +239,11 @@ class Rows:
 def draw_rows(case: Case, lengths: Sequence[int], sources: Sequence[int], seed: int = 1) -> Rows:
     generator = torch.Generator().manual_seed(seed)
     kinds = case.config.get("type_vocab_size", 1)
+    ids = tuple(torch.randint(VOCABULARY, (n,), generator=generator) for n in lengths)
+    if case.family == "roberta":  # the reference gives padding no place, and no row of ours has any
+        ids = tuple(torch.where(i == case.config["pad_token_id"], 9, i) for i in ids)
     return Rows(
-        tuple(torch.randint(VOCABULARY, (n,), generator=generator) for n in lengths),
+        ids,
         tuple(torch.randint(kinds, (n,), generator=generator) for n in lengths),
         tuple(torch.randint(VOCABULARY, (n,), generator=generator) for n in sources),
     )
@@ -244,7 +256,7 @@ def expected(case: Case, model: nn.Module, rows: Rows) -> list[Tensor]:
     for ids, types, source in zip(rows.ids, rows.types, rows.sources, strict=True):
         if case.two_halves:
             out.append(model(input_ids=source[None], decoder_input_ids=ids[None]).logits[0])
-        elif case.family == "bert":
+        elif "type_vocab_size" in case.config:
             out.append(model(input_ids=ids[None], token_type_ids=types[None]).logits[0])
         else:
             out.append(model(input_ids=ids[None]).logits[0])

@@ -107,8 +107,9 @@ class FamilyConfig(BaseModel):
     @model_validator(mode="after")
     def _numbers_are_sizes(self: C) -> C:
         for name, value in self:
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-                raise ValueError(f"{name} = {value} should be at least 1")
+            least = 0 if name.endswith("_id") else 1
+            if isinstance(value, int) and not isinstance(value, bool) and value < least:
+                raise ValueError(f"{name} = {value} should be at least {least}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} = {value} should be a finite number")
         return self

@@ -75,9 +75,10 @@ def _of_stack(stack: Stack, length: int) -> list[Positions]:
         waves = places.table(torch.arange(length)).float()
         found.append(Positions("sinusoidal", f"{stack.path}embed.positions", waves))
     if isinstance(places, Embedding):
-        if length > places.entries:
-            raise UsageError(f"this model knows {places.entries} positions, not {length}: ask for fewer")
-        rows = places.weight.rows(torch.arange(length, device=_device(stack)))
+        first_row = stack.embed.first_position
+        if length > places.entries - first_row:
+            raise UsageError(f"this model knows {places.entries - first_row} positions, not {length}: ask for fewer")
+        rows = places.weight.rows(torch.arange(first_row, first_row + length, device=_device(stack)))
         found.append(Positions("learned", f"{stack.path}embed.positions", rows.detach().float()))
     first = next((part for part in stack.modules() if isinstance(part, Attention) and not part.cross), None)
     if first is not None and first.rotary is not None:

@@ -23,8 +23,8 @@ from groundup.nn.stack import Encoder, Pooler, TransformHead
 OPTIONAL = ("head", "pooler")
 
 
-_CLASSIFIER = ("/classifier.weight -> labels.weight", "/classifier.bias -> labels.bias")
-LABELS = {"sequence": _CLASSIFIER, "token": _CLASSIFIER}
+CLASSIFIER = ("/classifier.weight -> labels.weight", "/classifier.bias -> labels.bias")
+LABELS = {"sequence": CLASSIFIER, "token": CLASSIFIER}
 
 
 class Config(FamilyConfig):
@@ -63,6 +63,11 @@ class Config(FamilyConfig):
 
 def build(c: Config) -> Encoder:
     """The network of this config, with no numbers in it yet; whoever loads takes off the `OPTIONAL` parts it lacks."""
+    return encoder(c, head_act=c.hidden_act)
+
+
+def encoder(c: Config, *, head_act: str, first_position: int = 0) -> Encoder:
+    """The network of BERT and its kin: the head's activation, and the row of the table at which positions begin."""
 
     def norm() -> LayerNorm:
         return LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
@@ -73,33 +78,51 @@ def build(c: Config) -> Encoder:
         return Block(Branch("attn", attention, after=norm()), Branch("mlp", mlp, after=norm()))
 
     tokens = Embedding(c.vocab_size, c.hidden_size)
-    scores = Linear(c.hidden_size, c.vocab_size)
+    out = Linear(c.hidden_size, c.vocab_size)
     if c.tie_word_embeddings:
-        tie(scores, tokens)
+        tie(out, tokens)
     embed = Embed(
         tokens,
         positions=Embedding(c.max_position_embeddings, c.hidden_size),
         types=Embedding(c.type_vocab_size, c.hidden_size),
         norm=norm(),
+        first_position=first_position,
     )
-    head = TransformHead(Linear(c.hidden_size, c.hidden_size), activation(c.hidden_act), norm(), scores)
+    head = TransformHead(Linear(c.hidden_size, c.hidden_size), activation(head_act), norm(), out)
     pooler = Pooler(Linear(c.hidden_size, c.hidden_size))
     return Encoder(embed, [block() for _ in range(c.num_hidden_layers)], head=head, pooler=pooler)
 
 
 def hugging_face(c: Config) -> Rules:
-    """Names in `model.safetensors`; the oldest files call a norm's weight and bias gamma and beta.
-
-    A tied head's bias has two names for one tensor; an untied head reads the second and leaves the first alone.
-    """
-    head_bias = (
-        "/cls.predictions.bias                                -> head.out.bias",
-        "/cls.predictions.decoder.bias                        -> head.out.bias",
-    )
-    if not c.tie_word_embeddings:
-        head_bias = (head_bias[1], "/cls.predictions.bias -> ignore")
+    """Names in `model.safetensors`; the oldest files call a norm's weight and bias gamma and beta."""
     return rules(
         *lines(c.labels, LABELS),
+        *body(pooled=c.labels is None or c.labels.level == "sequence"),
+        "/cls.predictions.transform.dense.weight              -> head.dense.weight",
+        "/cls.predictions.transform.dense.bias                -> head.dense.bias",
+        "/cls.predictions.transform.LayerNorm.weight          -> head.norm.weight",
+        "/cls.predictions.transform.LayerNorm.bias            -> head.norm.bias",
+        *scores("/cls.predictions", tied=c.tie_word_embeddings),
+        "/cls.seq_relationship.weight                         -> ignore",  # next-sentence scores of pretraining
+        "/cls.seq_relationship.bias                           -> ignore",
+        prefix="bert.",
+        spellings={"gamma": "weight", "beta": "bias"},
+    )
+
+
+def scores(head: str, *, tied: bool) -> tuple[str, ...]:
+    """The last linear of a masked-word head.
+
+    A tied one's bias has two names for one tensor; an untied one reads the second and leaves the first alone.
+    """
+    first, second = f"{head}.bias -> head.out.bias", f"{head}.decoder.bias -> head.out.bias"
+    bias = (first, second) if tied else (second, f"{head}.bias -> ignore")
+    return (*bias, f"{head}.decoder.weight -> head.out.weight | tie(embed.tokens.weight)")
+
+
+def body(*, pooled: bool) -> tuple[str, ...]:
+    """All below the heads. pooled: the network reads the file's pooler; heads for words do not, and old files keep it."""
+    return (
         "embeddings.word_embeddings.weight                    -> embed.tokens.weight",
         "embeddings.position_embeddings.weight                -> embed.positions.weight",
         "embeddings.token_type_embeddings.weight              -> embed.types.weight",
@@ -121,17 +144,7 @@ def hugging_face(c: Config) -> Rules:
         "encoder.layer.{i}.output.dense.bias                  -> blocks.{i}.mlp.down.bias",
         "encoder.layer.{i}.output.LayerNorm.weight            -> blocks.{i}.mlp_norm.weight",
         "encoder.layer.{i}.output.LayerNorm.bias              -> blocks.{i}.mlp_norm.bias",
-        "pooler.dense.weight                                  -> pooler.dense.weight",
-        "pooler.dense.bias                                    -> pooler.dense.bias",
-        "/cls.predictions.transform.dense.weight              -> head.dense.weight",
-        "/cls.predictions.transform.dense.bias                -> head.dense.bias",
-        "/cls.predictions.transform.LayerNorm.weight          -> head.norm.weight",
-        "/cls.predictions.transform.LayerNorm.bias            -> head.norm.bias",
-        *head_bias,
-        "/cls.predictions.decoder.weight                      -> head.out.weight | tie(embed.tokens.weight)",
-        "/cls.seq_relationship.weight                         -> ignore",  # next-sentence scores of pretraining
-        "/cls.seq_relationship.bias                           -> ignore",
+        f"pooler.dense.weight                                 -> {'pooler.dense.weight' if pooled else 'ignore'}",
+        f"pooler.dense.bias                                   -> {'pooler.dense.bias' if pooled else 'ignore'}",
         "embeddings.position_ids                              -> ignore",  # 0 1 2 ...
-        prefix="bert.",
-        spellings={"gamma": "weight", "beta": "bias"},
     )
