@@ -11,7 +11,7 @@ import transformers
 
 import groundup as gu
 from groundup.core.errors import UsageError
-from interpret.worded import write_bert
+from interpret.worded import write_bert, write_roberta
 
 ONE = "paris is the [MASK] of france."
 TWO = "the [MASK] sat on the [MASK]."
@@ -44,6 +44,19 @@ def test_two_masks_and_a_separator_that_is_meant(made: tuple[Any, gu.Model]) -> 
             assert [word for word, _ in mine] == [w["token_str"] for w in theirs]
             assert [share for _, share in mine] == pytest.approx([w["score"] for w in theirs], rel=1e-4)
     assert len(model.fill(TWO)[0]) == 5
+
+
+def test_a_roberta_fills_its_own_mask(tmp_path: Path) -> None:
+    write_roberta(tmp_path)
+    oracle, model = transformers.pipeline("fill-mask", model=str(tmp_path), device="cpu"), gu.load(tmp_path)
+    for text in ("the king sat on the <mask>.", "the<mask> sat on the mat."):
+        want, got = oracle(text, top_k=7), model.fill(text, top=7)
+        assert [word for word, _ in got] == [w["token_str"] for w in want]
+        assert [share for _, share in got] == pytest.approx([w["score"] for w in want], rel=1e-4)
+    with pytest.raises(UsageError, match="write <mask> in the text"):
+        model.fill("the king.")
+    with pytest.raises(UsageError, match="33 tokens, .* reads 31"):
+        model.fill("<mask>" * 31)
 
 
 def test_what_cannot_be_filled_is_said(made: tuple[Any, gu.Model], tmp_path: Path) -> None:

@@ -168,13 +168,21 @@ def make(kind: str) -> tuple[Tokenizer, dict[str, Any], str | None]:
         return spm_bpe(["<start_of_turn>", "<end_of_turn>"], legacy=False), ends, GEMMA
     if kind == "unigram":
         return unigram(), {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}, None
+    if kind == "roberta":
+        marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
+                 "cls_token": "<s>", "mask_token": "<mask>"}  # fmt: skip
+        tokenizer = bytes_bpe(["<s>", "<pad>", "</s>", "<unk>"])
+        tokenizer.add_special_tokens([special("<mask>", lstrip=True)])
+        ids = {token: tokenizer.token_to_id(token) for token in ("<s>", "</s>")}
+        tokenizer.post_processor = processors.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]))
+        return tokenizer, marks, None
     assert kind == "wordpiece"
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     return wordpiece(), names, None
 
 
 CHATTING = ["chatml", "llama3", "llama2", "llama2-legacy", "zephyr", "gemma"]
-KINDS = [*CHATTING, "unigram", "wordpiece"]
+KINDS = [*CHATTING, "unigram", "wordpiece", "roberta"]
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
-from transformers import AutoTokenizer, BertTokenizerFast, GPT2TokenizerFast
+from transformers import AutoTokenizer, BertTokenizerFast, GPT2TokenizerFast, RobertaTokenizerFast
 
 from groundup.core.errors import GroundupError
 from groundup.inputs.tokenizer import Encoded, Tokenizer
@@ -188,6 +189,48 @@ def test_vocab_json_with_merges_is_gpt2s_bpe(
     for text in [*TEXTS, "a<|endoftext|> b"]:
         assert ours.encode(text, control=True) == theirs(text)["input_ids"], text
     assert ours.eos_id == ours.bos_id == theirs.eos_token_id == len(model["vocab"])
+
+
+@pytest.mark.parametrize("config", [{}, {"add_prefix_space": True}])
+def test_vocab_json_of_a_roberta_is_framed_and_its_mask_swallows_a_space(
+    config: dict[str, bool], build: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = json.loads((build("roberta") / "tokenizer.json").read_text(encoding="utf-8"))
+    added = {token["content"]: token["id"] for token in model["added_tokens"]}
+    vocab = model["model"]["vocab"] | added
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["model"]["merges"]]
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("\n".join(merges), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')  # the first files say no more of what this is
+    ours = Tokenizer.from_folder(tmp_path)
+    mask = AddedToken(
+        "<mask>", lstrip=True, special=True, normalized=False
+    )  # as roberta-base's own tokenizer.json has it
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    theirs = RobertaTokenizerFast(vocab=vocab, merges=pairs, mask_token=mask, **config)
+    for text in [*TEXTS, *SPELLED, "Paris is <mask>.", "a<mask> b"]:
+        assert ours.encode(text, control=True) == theirs(text)["input_ids"], text
+    assert (ours.mask_id, ours.pad_id, ours.bos_id) == (theirs.mask_token_id, theirs.pad_token_id, theirs.bos_token_id)
+    (tmp_path / "vocab.json").write_text(json.dumps(model["model"]["vocab"]), encoding="utf-8")
+    with pytest.raises(GroundupError, match="lacks '<s>'"):
+        Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"), [("wordpiece", "bert"), ("wordpiece", "distilbert"), ("roberta", "roberta")]
+)
+def test_special_tokens_that_nobody_names_are_those_of_the_kind(
+    kind: str, family: str, build: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((build(kind) / "tokenizer.json").read_bytes())
+    assert Tokenizer.from_folder(tmp_path).mask_id is None
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    ours, theirs = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.mask_id is not None
+    assert (ours.mask_id, ours.pad_id, ours.bos_id) == (theirs.mask_token_id, theirs.pad_token_id, theirs.bos_token_id)
+    (tmp_path / "tokenizer_config.json").write_text('{"mask_token": null}')
+    assert Tokenizer.from_folder(tmp_path).mask_id is None
 
 
 def test_the_template_is_found_wherever_it_may_be(build: Callable[[str], Path], tmp_path: Path) -> None:

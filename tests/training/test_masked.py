@@ -41,13 +41,6 @@ def model(words):
     return scratch("bert", SIZES, words)
 
 
-@pytest.fixture(scope="module")
-def reference(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bert")
-    gu.save(model, folder / "it")
-    return transformers.BertForMaskedLM.from_pretrained(folder / "it", attn_implementation="eager")
-
-
 def test_the_shares_are_those_of_the_references_collator(words, tmp_path: Path) -> None:
     words.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -85,7 +78,11 @@ def test_every_row_has_as_many_chosen_words_as_are_counted(words) -> None:
         assert length < 10 or len(set(map(tuple, picked))) > 10  # dynamic: not the same ones each time
 
 
-def test_loss_and_gradients_are_the_references(model, reference, words) -> None:
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_loss_and_gradients_are_the_references(family, words, tmp_path: Path) -> None:
+    model = scratch(family, SIZES, words)
+    gu.save(model, tmp_path / "it")
+    reference = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "it", attn_implementation="eager")
     given = [marked(words.encode(text), words) for text in (TEXTS[0], "a cat", TEXTS[3] + " and a dog")]
     own = weights(model.network)
     for parameter in own.values():
@@ -97,7 +94,7 @@ def test_loss_and_gradients_are_the_references(model, reference, words) -> None:
     (loss / len(wanted)).backward()
 
     size = max(len(r.ids) for r in given)
-    ids, labels = torch.zeros(3, size, dtype=torch.long), torch.full((3, size), -100)
+    ids, labels = torch.full((3, size), words.pad_id), torch.full((3, size), -100)
     mask = torch.zeros(3, size, dtype=torch.long)
     for i, (row, (after, at)) in enumerate(zip(given, read, strict=True)):
         ids[i, : len(after)], mask[i, : len(after)] = torch.tensor(after), 1
@@ -106,19 +103,11 @@ def test_loss_and_gradients_are_the_references(model, reference, words) -> None:
     theirs.backward()
     torch.testing.assert_close(loss / len(wanted), theirs)
     their = dict(reference.named_parameters())
-    pairs = {
-        "embed.tokens.weight": "bert.embeddings.word_embeddings.weight",
-        "embed.positions.weight": "bert.embeddings.position_embeddings.weight",
-        "blocks.0.attn.q.weight": "bert.encoder.layer.0.attention.self.query.weight",
-        "blocks.1.mlp.down.weight": "bert.encoder.layer.1.output.dense.weight",
-        "head.dense.weight": "cls.predictions.transform.dense.weight",
-        "head.out.bias": "cls.predictions.bias",
-    }
-    for name, public in pairs.items():
+    plan = model.family.hugging_face(model.config).save(own)
+    assert not plan.unused and len(plan.entries) == len(their)
+    for entry in plan.entries:
+        (name,), (public,) = entry.targets, entry.sources
         torch.testing.assert_close(own[name].grad, their[public].grad, rtol=1e-4, atol=1e-6)
-    for parameter in own.values():
-        parameter.requires_grad_(False)
-        parameter.grad = None
 
 
 def test_validation_disturbs_a_row_in_the_same_way_and_training_does_not(model, words) -> None:

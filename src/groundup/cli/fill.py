@@ -25,9 +25,9 @@ def run(
     Parameters
     ----------
     model
-        A model with a masked-word head (BERT): a hub id or a folder.
+        A model with a masked-word head (BERT, RoBERTa): a hub id or a folder.
     text
-        The text, with the model's mask ([MASK]) where a word is missing; it may stand several times.
+        The text, with the model's mask ([MASK], <mask>) where a word is missing; it may stand several times.
     top
         How many words for each mask.
     """

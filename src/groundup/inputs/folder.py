@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, normalizers
+from tokenizers import AddedToken, normalizers, processors
 from tokenizers import Tokenizer as Backend
 
 from groundup.core.errors import GroundupError
@@ -14,8 +14,20 @@ from groundup.core.files import read_json
 from groundup.inputs.vocabulary import NAMES, QWEN2, Vocabulary, add_special, byte_level, frame, wordpiece
 
 LARGEST = 256 * 1024 * 1024  # bytes of a vocabulary file; Gemma's, one of the largest, has 34 million
-BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "ConvBertTokenizer", None)
-GPT2 = ("GPT2Tokenizer", None)
+END = "<|endoftext|>"
+BERT = {name: f"[{name[:-6].upper()}]" for name in NAMES[2:]}
+GPT2 = {"bos_token": END, "eos_token": END, "unk_token": END}
+ROBERTA = {
+    "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
+    "cls_token": "<s>", "mask_token": "<mask>",
+}  # fmt: skip
+# The first files name no special tokens, since each kind of tokenizer has its own; nor do they name their kind.
+USUAL: dict[str, dict[str, str]] = {
+    **dict.fromkeys(("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "ConvBertTokenizer"), BERT),
+    "GPT2Tokenizer": GPT2,
+    "RobertaTokenizer": ROBERTA,
+}
+KINDS = {"bert": "BertTokenizer", "distilbert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "roberta": "RobertaTokenizer"}
 
 
 def vocabulary_from_folder(folder: Path) -> Vocabulary:
@@ -24,14 +36,15 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
     Raises GroundupError, naming the file, where one is missing, broken, or of a kind that is not read here.
     """
     config = _json(folder / "tokenizer_config.json")
-    kind = str(config.get("tokenizer_class") or "").removesuffix("Fast") or None
-    names = _names(folder, config)
+    kind = _kind(folder, config)
+    given = _names(folder, config)
+    names = {**USUAL.get(kind, {}), **given}
     if (folder / "tokenizer.json").exists():
         backend = _backend(folder / "tokenizer.json")
     elif (folder / "vocab.txt").exists():
-        backend, names = _wordpiece(folder, config, kind, names)
+        backend = _wordpiece(folder, config, kind, names)
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        backend, names = _byte_level(folder, config, kind, names)
+        backend = _byte_level(folder, config, kind, names)
     elif (folder / "tokenizer.model").exists():
         raise GroundupError(
             f"{folder} has its tokenizer as tokenizer.model only, which is not read here. transformers turns it into a "
@@ -41,10 +54,10 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
         raise GroundupError(f"{folder} has no tokenizer: no tokenizer.json, vocab.txt, or vocab.json with merges.txt.")
 
     _add_tokens(backend, folder, config)
-    present = {name: token for name, token in names.items() if backend.token_to_id(token) is not None}
+    present = {name: token for name, token in names.items() if token and backend.token_to_id(token) is not None}
     for name in ("bos_token", "eos_token"):
-        if name in names and name not in present:
-            raise GroundupError(f"The {name} of {folder} is {names[name]!r}, which its vocabulary does not have.")
+        if given.get(name) and name not in present:
+            raise GroundupError(f"The {name} of {folder} is {given[name]!r}, which its vocabulary does not have.")
     extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
     more = [_content(token) for token in (extra.values() if isinstance(extra, Mapping) else extra)]
     special = [token for token in (*present.values(), *more) if token and backend.token_to_id(token) is not None]
@@ -97,10 +110,24 @@ def _content(token: Any) -> str | None:
     return content if isinstance(content, str) and content else None
 
 
-def _names(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+def _kind(folder: Path, config: Mapping[str, Any]) -> str:
+    """What transformers calls this kind of tokenizer; "" where the folder does not say."""
+    if config.get("tokenizer_class"):
+        return str(config["tokenizer_class"]).removesuffix("Fast")
+    kind = KINDS.get(str(_json(folder / "config.json").get("model_type")), "")
+    if kind or (folder / "tokenizer.json").exists():
+        return kind
+    return "BertTokenizer" if (folder / "vocab.txt").exists() else "GPT2Tokenizer"
+
+
+def _names(folder: Path, config: Mapping[str, Any]) -> dict[str, str | None]:
+    """The special tokens that the folder names; None for one that it says it has not."""
     fallback = _json(folder / "special_tokens_map.json")
-    found = {name: _content(config[name] if name in config else fallback.get(name)) for name in NAMES}
-    return {name: token for name, token in found.items() if token is not None}
+    said = {
+        **{name: fallback[name] for name in NAMES if name in fallback},
+        **{n: config[n] for n in NAMES if n in config},
+    }
+    return {name: _content(token) for name, token in said.items()}
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -138,28 +165,22 @@ def _add_tokens(backend: Backend, folder: Path, config: Mapping[str, Any]) -> No
             )
 
 
-def _wordpiece(
-    folder: Path, config: Mapping[str, Any], kind: str | None, names: dict[str, str]
-) -> tuple[Backend, dict[str, str]]:
-    if kind not in BERT:
+def _wordpiece(folder: Path, config: Mapping[str, Any], kind: str, names: Mapping[str, str | None]) -> Backend:
+    if USUAL.get(kind) is not BERT:
         raise GroundupError(f"{folder} has a vocab.txt for a {kind}, which needs a tokenizer.json here.")
     lines = _text(folder / "vocab.txt").removesuffix("\n").split("\n")
     vocab = {line.rstrip("\r"): place for place, line in enumerate(lines)}
     if len(vocab) != len(lines):
         raise GroundupError(f"{folder / 'vocab.txt'} has {len(lines)} lines, {len(vocab)} of them different.")
-    names = {name: f"[{name[:-6].upper()}]" for name in NAMES[2:]} | names
-    backend = wordpiece(
+    unk, cls, sep = (names[f"{name}_token"] or BERT[f"{name}_token"] for name in ("unk", "cls", "sep"))
+    return wordpiece(
         vocab, lowercase=config.get("do_lower_case", True), strip_accents=config.get("strip_accents"),
-        chinese_characters=config.get("tokenize_chinese_chars", True),
-        unk=names["unk_token"], cls=names["cls_token"], sep=names["sep_token"],
+        chinese_characters=config.get("tokenize_chinese_chars", True), unk=unk, cls=cls, sep=sep,
     )  # fmt: skip
-    return backend, names
 
 
-def _byte_level(
-    folder: Path, config: Mapping[str, Any], kind: str | None, names: dict[str, str]
-) -> tuple[Backend, dict[str, str]]:
-    if kind not in (*GPT2, "Qwen2Tokenizer"):
+def _byte_level(folder: Path, config: Mapping[str, Any], kind: str, names: Mapping[str, str | None]) -> Backend:
+    if kind not in ("GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer"):
         raise GroundupError(f"{folder} has a vocab.json for a {kind}, which needs a tokenizer.json here.")
     lines = _text(folder / "merges.txt").split("\n")
     merges = []
@@ -176,11 +197,25 @@ def _byte_level(
     unknown = next((part for merge in merges for part in (*merge, "".join(merge)) if part not in vocab), None)
     if unknown is not None:
         raise GroundupError(f"{folder / 'merges.txt'} speaks of {unknown!r}, which vocab.json does not have.")
-    prefix_space = bool(config.get("add_prefix_space", False))
-    if kind in GPT2:
-        end = "<|endoftext|>"
-        defaults = {"bos_token": end, "eos_token": end, "unk_token": end} if end in vocab else {}
-        return byte_level(vocab, merges, prefix_space=prefix_space), defaults | names
-    backend = byte_level(vocab, merges, pattern=QWEN2, prefix_space=prefix_space)
-    backend.normalizer = normalizers.NFC()
-    return backend, names
+    pattern = QWEN2 if kind == "Qwen2Tokenizer" else None
+    backend = byte_level(vocab, merges, pattern=pattern, prefix_space=bool(config.get("add_prefix_space", False)))
+    if kind == "Qwen2Tokenizer":
+        backend.normalizer = normalizers.NFC()
+    if kind == "RobertaTokenizer":
+        _frame_roberta(backend, folder, names)
+    return backend
+
+
+def _frame_roberta(backend: Backend, folder: Path, names: Mapping[str, str | None]) -> None:
+    """<s> text </s>, and a mask that swallows the space before it, as its pieces of words hold theirs."""
+    cls, sep, mask = (names[name] or ROBERTA[name] for name in ("cls_token", "sep_token", "mask_token"))
+    ids = {token: backend.token_to_id(token) for token in (cls, sep, mask)}
+    absent = next((token for token, place in ids.items() if place is None), None)
+    if absent is not None:
+        raise GroundupError(f"{folder / 'vocab.json'} lacks {absent!r}, which stands around every text of a RoBERTa.")
+    backend.add_special_tokens([AddedToken(mask, lstrip=True, normalized=False, special=True)])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} {sep} $B {sep}",
+        special_tokens=[(t, ids[t]) for t in {cls, sep}],
+    )

@@ -54,7 +54,7 @@ class Config(FamilyConfig):
         "pooler_size_per_head": ANY,
         "pooler_type": ("first_token_transform",),
     }
-    ARCHITECTURES = ("BertForMaskedLM", "BertModel", "BertForPreTraining")
+    ARCHITECTURES: ClassVar[tuple[str, ...]] = ("BertForMaskedLM", "BertModel", "BertForPreTraining")
 
     @property
     def context(self) -> int:
