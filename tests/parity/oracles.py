@@ -65,6 +65,11 @@ def bert_like(
 bert, roberta = partial(bert_like, "bert", "BertForMaskedLM"), partial(bert_like, "roberta", "RobertaForMaskedLM")
 
 
+def distilbert(name: str, width: int, layers: int, heads: int, inner: int, **more: Any) -> Case:
+    sizes = {"dim": width, "n_layers": layers, "n_heads": heads, "hidden_dim": inner, "max_position_embeddings": 61}
+    return Case(f"distilbert-{name}", "distilbert", "DistilBertForMaskedLM", IDS | sizes | more)
+
+
 def bloom(name: str, width: int, layers: int, heads: int, **more: Any) -> Case:
     sizes = {"hidden_size": width, "n_layer": layers, "n_head": heads}
     return Case(f"bloom-{name}", "bloom", "BloomForCausalLM", IDS | sizes | more)
@@ -134,6 +139,9 @@ CASES = [
     roberta("plain", 35, 3, 5, 41, types=1, pad_token_id=1),
     roberta("relu", 33, 2, 3, 27, hidden_act="relu", layer_norm_eps=2e-3, pad_token_id=5),
     roberta("untied", 21, 1, 7, 50, types=2, tie_word_embeddings=False),  # padding is 0: places begin at 1
+    distilbert("plain", 35, 3, 5, 41),
+    distilbert("relu", 33, 2, 3, 27, activation="relu"),
+    distilbert("untied", 21, 1, 7, 50, tie_word_embeddings=False),
     bloom("4-heads", 28, 2, 4),
     bloom("6-heads", 30, 3, 6),
     bloom("5-heads-normed", 35, 2, 5, apply_residual_connection_post_layernorm=True, layer_norm_epsilon=2e-3),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from groundup import api
@@ -24,6 +25,7 @@ from parity.oracles import CASES, Case, redraw
 STEMS = {
     "bert": "Bert",
     "roberta": "Roberta",
+    "distilbert": "DistilBert",
     "gpt2": "GPT2",
     "llama": "Llama",
     "bloom": "Bloom",
@@ -80,12 +82,30 @@ def test_same_scores_loaded_and_written_back(case: Case, level: str, tmp_path: P
 
 def test_the_place_that_is_judged_matters(tmp_path: Path) -> None:
     """A negative control: a decoder's first token and an encoder's last say something else."""
-    for case in (PLAIN[0], PLAIN[2]):
+    for case in PLAIN[:4]:
         oracle = made(case, "sequence", tmp_path / case.name)
         network = load(tmp_path / case.name).network
         wrong = 0 if case.causal else len(ROWS[0]) - 1
         other = scores(network, [ROWS[0]], [[wrong]])[0][0]
         assert float((other - theirs(oracle, ROWS[0])).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("case", PLAIN[:3], ids=lambda c: c.family)
+def test_the_activation_before_the_labels_matters(case: Case, tmp_path: Path) -> None:
+    """A negative control: BERT and RoBERTa have tanh there, DistilBERT relu."""
+    oracle = made(case, "sequence", tmp_path)
+    network = load(tmp_path).network
+    network.pooler.act = torch.tanh if case.family == "distilbert" else torch.relu
+    assert float((ours(network, "sequence")[0] - theirs(oracle, ROWS[0])).abs().max()) > 1e-2
+
+
+def test_a_pooler_beside_a_head_for_words_is_ignored(tmp_path: Path) -> None:
+    """Files of older libraries keep it, though nothing reads it."""
+    made(PLAIN[0], "token", tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    width = PLAIN[0].config["hidden_size"]
+    save_file(held | {"bert.pooler.dense.weight": torch.ones(width, width)}, tmp_path / "model.safetensors")
+    assert "1 tensors ignored: bert.pooler.dense.weight" in load(tmp_path).notes
 
 
 def test_what_the_config_says(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("gemma", {"hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18, "num_attention_heads": 8,
                "num_key_value_heads": 1}, 2_506_172_416),  # gemma-2b
     ("gemma2", {}, 2_614_341_888),  # gemma-2-2b
+    ("distilbert", {}, 66_985_530),  # distilbert-base-uncased
     ("roberta", {"max_position_embeddings": 514, "type_vocab_size": 1}, 124_697_433 + 590_592),  # roberta-base, a pooler
     # closed forms: V d + layers (4 (d² + d) + 2 d f + f + d + 4 d) + (V d + V where there is a head of its own)
     ("transformer", DECODER | {"vocab_size": 1000, "num_heads": 1, "d_ff": 1024, "decoder_layers": 1}, 3_127_784),

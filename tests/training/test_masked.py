@@ -29,6 +29,7 @@ SIZES = {
     "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 41,
     "max_position_embeddings": 24,
 }  # fmt: skip
+DISTILLED = {"dim": 36, "n_layers": 2, "n_heads": 6, "hidden_dim": 41, "max_position_embeddings": 24}
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,9 @@ def test_every_row_has_as_many_chosen_words_as_are_counted(words) -> None:
         assert length < 10 or len(set(map(tuple, picked))) > 10  # dynamic: not the same ones each time
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
 def test_loss_and_gradients_are_the_references(family, words, tmp_path: Path) -> None:
-    model = scratch(family, SIZES, words)
+    model = scratch(family, DISTILLED if family == "distilbert" else SIZES, words)
     gu.save(model, tmp_path / "it")
     reference = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "it", attn_implementation="eager")
     given = [marked(words.encode(text), words) for text in (TEXTS[0], "a cat", TEXTS[3] + " and a dog")]
