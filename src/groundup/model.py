@@ -183,8 +183,7 @@ class Model:
         if words.mask_id not in ids:
             mask = words.decode([words.mask_id], skip_control=False)
             raise UsageError(f"nothing to fill: write {mask} in the text where a word is missing")
-        if self.context is not None and len(ids) > self.context:
-            raise UsageError(f"the text has {len(ids)} tokens, {name} reads {self.context}: shorten it")
+        self.refuse_longer([ids])
         found = fill(self.network, ids, words.mask_id, top=top, adapter=self.adapter, device=self.device)
         named = [[(self.pieces([id])[0], share) for id, share in place] for place in found]
         return named[0] if len(named) == 1 else named
@@ -210,13 +209,9 @@ class Model:
         limit = min(limits) - length(self.network, self.adapter) if limits else None
         given = [texts] if isinstance(texts, str) else list(texts)
         rows = self.words.encode_batch([t.lower() for t in given] if said.lower else given)
-        if limit is not None and any(len(r) > limit for r in rows):
-            first = next(i for i, r in enumerate(rows) if len(r) > limit)
-            if not truncate:
-                raise UsageError(
-                    f"text {first + 1} has {len(rows[first])} tokens, {self.origin.name} reads {limit}: "
-                    "split it, or allow it to be cut (truncate)"
-                )
+        if not truncate:
+            self.refuse_longer(rows, limit, instead="split it, or allow it to be cut (truncate)")
+        elif limit is not None:
             rows = [cut(r, limit, frame=self.words.encode("")) for r in rows]
         usual: Pooling = "mean" if isinstance(self.network, Encoder | EncoderDecoder) else "last"
         how: dict[str, Any] = {"batch": batch, "on_rows": on_rows, "adapter": self.adapter, "device": self.device}
@@ -259,16 +254,23 @@ class Model:
         rows = (
             [ids for ids, _ in read] if words else [self.words.encode(each) for each in given if isinstance(each, str)]
         )
+        self.refuse_longer(rows)
         for number, row in enumerate(rows):
-            if self.room is not None and len(row) > self.room:
-                raise UsageError(
-                    f"text {number + 1} has {len(row)} tokens, {self.origin.name} reads {self.room}: shorten it"
-                )
             if not row:
                 raise UsageError(f"text {number + 1} has no tokens, so there is nothing to judge")
         places = [at for _, at in read] if words else None
         how: dict[str, Any] = {"adapter": self.adapter, "device": self.device, "batch": batch}
         return [probabilities(one, labels) for one in scores(network, rows, places, **how)]
+
+    def refuse_longer(
+        self, rows: Sequence[Sequence[int]], most: int | None = None, *, instead: str = "shorten it"
+    ) -> None:
+        """UsageError for the first text of more tokens than `most`, or than the model reads beside the adapter in use."""
+        most = self.room if most is None else most
+        for number, row in enumerate(rows, start=1):
+            if most is not None and len(row) > most:
+                text = "the text" if len(rows) == 1 else f"text {number}"
+                raise UsageError(f"{text} has {len(row)} tokens, {self.origin.name} reads {most}: {instead}")
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token alone; its number where there is no tokenizer."""

@@ -33,6 +33,9 @@ STEMS = {
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
     "gemma": "Gemma",
+    "gemma2": "Gemma2",
+    "mpt": "Mpt",
+    "gpt_neox": "GPTNeoX",
 }
 PLAIN = [next(c for c in CASES if c.family == family) for family in STEMS if any(c.family == family for c in CASES)]
 ROWS = [[5, 9, 2, 11, 40], [17, 3, 88, 61, 23, 9, 31, 7], [12]]

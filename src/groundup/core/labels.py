@@ -25,6 +25,10 @@ _PUBLIC: dict[Problem, str] = {
 _LEVELS: dict[Level, str] = {"sequence": "ForSequenceClassification", "token": "ForTokenClassification"}
 TASKS: dict[Level, str] = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}  # PEFT's names
 
+# What transformers calls such heads in the files of most families; `labels` is ours.
+CLASSIFIER = ("/classifier.weight -> labels.weight", "/classifier.bias -> labels.bias")
+SCORES: dict[Level, tuple[str, ...]] = {"sequence": ("/score.weight -> labels.weight",), "token": CLASSIFIER}
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -84,6 +88,6 @@ def architecture(name: str, labels: Labels) -> str:
     return stem + _LEVELS[labels.level]
 
 
-def lines(labels: Labels | None, table: Mapping[str, Sequence[str]]) -> Sequence[str]:
+def lines(labels: Labels | None, table: Mapping[Level, Sequence[str]]) -> Sequence[str]:
     """The rules of a family's `LABELS` that hold for this head; none without one."""
     return () if labels is None else table[labels.level]

@@ -20,7 +20,7 @@ from groundup.nn.attention import Attention
 from groundup.nn.cache import Fresh
 from groundup.nn.stack import EncoderDecoder, Stack
 from groundup.nn.step import Memory, Step, Taps
-from groundup.peft.front import lay, length
+from groundup.peft.front import lay
 
 Text = str | Sequence[Mapping[str, Any]] | Sequence[int]  # a text, a conversation, or token ids
 Half = Literal["whole", "encoder", "decoder"]
@@ -160,9 +160,7 @@ def _ids(model: Model, text: Text, *, special: bool = True) -> list[int]:
         ids = model.tokenizer.encode(cast(str, text), special=False)
     if not ids:
         raise UsageError("there are no tokens to look at: give a text")
-    most = None if model.context is None else model.context - length(model.network, model.adapter)
-    if most is not None and len(ids) > most:
-        raise UsageError(f"the text has {len(ids)} tokens, {model.origin.name} reads {most}: shorten it")
+    model.refuse_longer([ids])
     return ids
 
 

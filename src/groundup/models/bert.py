@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
-from groundup.core.labels import lines
+from groundup.core.labels import CLASSIFIER, Level, lines
 from groundup.core.rules import Rules, rules
 from groundup.nn.attention import Attention
 from groundup.nn.block import Block, Branch
@@ -23,8 +23,7 @@ from groundup.nn.stack import Encoder, Pooler, TransformHead
 OPTIONAL = ("head", "pooler")
 
 
-CLASSIFIER = ("/classifier.weight -> labels.weight", "/classifier.bias -> labels.bias")
-LABELS = {"sequence": CLASSIFIER, "token": CLASSIFIER}
+LABELS: dict[Level, tuple[str, ...]] = {"sequence": CLASSIFIER, "token": CLASSIFIER}
 
 
 class Config(FamilyConfig):

@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
-from groundup.core.labels import lines
+from groundup.core.labels import CLASSIFIER, Level, lines
 from groundup.core.rules import Rules, rules
-from groundup.models import bert
 from groundup.nn.attention import Attention
 from groundup.nn.block import Block, Branch
 from groundup.nn.embed import Embed
@@ -22,13 +21,13 @@ from groundup.nn.norms import LayerNorm
 from groundup.nn.stack import Encoder, Pooler, TransformHead
 
 OPTIONAL = ("head",)  # sentence encoders have none
-LABELS = {
+LABELS: dict[Level, tuple[str, ...]] = {
     "sequence": (
         "/pre_classifier.weight -> pooler.dense.weight",
         "/pre_classifier.bias   -> pooler.dense.bias",
-        *bert.CLASSIFIER,
+        *CLASSIFIER,
     ),
-    "token": bert.CLASSIFIER,
+    "token": CLASSIFIER,
 }
 
 

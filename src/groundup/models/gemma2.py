@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Literal
 from groundup.core.config import ANY
 from groundup.core.rules import Rules, rules
 from groundup.models import llama_like
-from groundup.models.llama_like import LlamaLike, decoder
+from groundup.models.llama_like import LABELS, LlamaLike, decoder
 from groundup.nn.stack import Decoder
+
+__all__ = ["LABELS", "Config", "build", "hugging_face"]
 
 
 class Config(LlamaLike):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
-from groundup.core.labels import lines
+from groundup.core.labels import SCORES, lines
 from groundup.core.rules import Rules, rules
 from groundup.nn.attention import Attention
 from groundup.nn.block import Block, Branch
@@ -18,11 +18,7 @@ from groundup.nn.mlp import MLP
 from groundup.nn.norms import LayerNorm
 from groundup.nn.stack import Decoder
 
-# Heads for labels: what transformers calls them in its files.
-LABELS = {
-    "sequence": ("/score.weight -> labels.weight",),
-    "token": ("/classifier.weight -> labels.weight", "/classifier.bias -> labels.bias"),
-}
+LABELS = SCORES
 
 
 class Config(FamilyConfig):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from groundup.core.config import ANY, FamilyConfig
+from groundup.core.labels import SCORES, lines
 from groundup.core.rules import Rules, rules
 from groundup.models.llama_like import rotary, with_rope_parameters
 from groundup.nn.attention import Attention
@@ -19,6 +20,8 @@ from groundup.nn.linear import Embedding, Linear, tie
 from groundup.nn.mlp import MLP
 from groundup.nn.norms import LayerNorm
 from groundup.nn.stack import Decoder
+
+LABELS = SCORES
 
 
 class Config(FamilyConfig):
@@ -86,6 +89,7 @@ def hugging_face(c: Config) -> Rules:
     """Names in `model.safetensors`; the rows of q, k and v stand there head by head: q0 k0 v0 q1 k1 v1 ..."""
     fused = f"interleave({c.num_attention_heads})"
     return rules(
+        *lines(c.labels, LABELS),
         "embed_in.weight                               -> embed.tokens.weight",
         "layers.{i}.input_layernorm.weight             -> blocks.{i}.attn_norm.weight",
         "layers.{i}.input_layernorm.bias               -> blocks.{i}.attn_norm.bias",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from groundup.core.config import ANY, FamilyConfig
 from groundup.core.errors import UsageError
-from groundup.core.labels import lines
+from groundup.core.labels import SCORES, Level, lines
 from groundup.core.rules import Rules, rules
 from groundup.nn.attention import Attention
 from groundup.nn.block import Block, Branch
@@ -22,9 +22,8 @@ from groundup.nn.norms import RMSNorm
 from groundup.nn.positions import Rotary, frequencies, scaled_linear, scaled_llama3, scaled_yarn, yarn_temperature
 from groundup.nn.stack import CappedHead, Decoder
 
-# Heads for labels: what transformers calls them in its files.
-LABELS = {
-    "sequence": ("/score.weight -> labels.weight",),
+LABELS: dict[Level, tuple[str, ...]] = {
+    **SCORES,
     "token": ("/score.weight -> labels.weight", "/score.bias -> labels.bias"),
 }
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from groundup.core.config import ANY, COMMON_IGNORED, FamilyConfig
 from groundup.core.errors import UsageError
+from groundup.core.labels import SCORES, lines
 from groundup.core.rules import Rules, rules
 from groundup.nn.attention import Attention
 from groundup.nn.block import Block, Branch
@@ -30,6 +31,8 @@ ATTENTION: dict[str, Any] = {
     # how it is run and trained; which row a token is of is known here anyway
     **dict.fromkeys(("attn_impl", "attn_pdrop", "attn_uses_sequence_id", "model_type"), ANY),
 }
+
+LABELS = SCORES
 
 
 class Config(FamilyConfig):
@@ -106,6 +109,7 @@ def build(c: Config) -> Decoder:
 def hugging_face(c: Config) -> Rules:
     """Names in `model.safetensors`."""
     return rules(
+        *lines(c.labels, LABELS),
         "wte.weight                       -> embed.tokens.weight",
         "blocks.{i}.norm_1.weight         -> blocks.{i}.attn_norm.weight",
         "blocks.{i}.attn.Wqkv.weight      -> blocks.{i}.attn.{q,k,v}.weight | split",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 from groundup.core.errors import UsageError
-from groundup.core.labels import lines
+from groundup.core.labels import CLASSIFIER, Level, lines
 from groundup.core.rules import Rules, rules
 from groundup.models import bert
 from groundup.models.bert import OPTIONAL
@@ -18,14 +18,14 @@ from groundup.nn.stack import Encoder
 
 __all__ = ["LABELS", "OPTIONAL", "Config", "build", "hugging_face"]
 
-LABELS = {
+LABELS: dict[Level, tuple[str, ...]] = {
     "sequence": (
         "/classifier.dense.weight    -> pooler.dense.weight",
         "/classifier.dense.bias      -> pooler.dense.bias",
         "/classifier.out_proj.weight -> labels.weight",
         "/classifier.out_proj.bias   -> labels.bias",
     ),
-    "token": bert.CLASSIFIER,
+    "token": CLASSIFIER,
 }
 
 
