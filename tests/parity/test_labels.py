@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -155,6 +156,71 @@ def test_a_fresh_head_leaves_the_base_alone(case: Case, tmp_path: Path) -> None:
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for row, mine in zip(ROWS, ours(made.network, "sequence"), strict=True):
         assert float((mine - theirs(again.eval(), row)).abs().max()) <= 1e-5
+
+
+# --- heads beside PEFT's adapters -------------------------------------------------------------------------------------
+
+BY_FAMILY = {c.family: c for c in PLAIN}
+LINEARS = {
+    "bert": ["query", "value"],
+    "roberta": ["query", "value"],
+    "distilbert": ["q_lin", "lin1"],
+    "gpt2": ["c_attn"],
+}
+BESIDE = [
+    (family, level, kind)
+    for family in ("bert", "roberta", "distilbert", "gpt2")
+    for level in HEADS
+    for kind in ("lora", "prompt", "prefix")
+    if (family, kind) != ("distilbert", "prefix")  # PEFT has none for a model without a cache
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # positions, caches and pooled outputs that PEFT warns about on every call
+@pytest.mark.parametrize(("family", "level", "kind"), BESIDE)
+def test_an_adapter_with_a_head_is_pefts_both_ways(family: str, level: str, kind: str, tmp_path: Path) -> None:
+    """A soft prompt stands before the whole input: an encoder's head reads its first vector, not [CLS]."""
+    case = BY_FAMILY[family]
+    oracle = made(case, level, tmp_path / "m")
+    task = "SEQ_CLS" if level == "sequence" else "TOKEN_CLS"
+    config: Any = {
+        "lora": lambda: peft.LoraConfig(
+            target_modules=LINEARS[family],
+            r=3,
+            task_type=task,
+            fan_in_fan_out=family == "gpt2",
+            init_lora_weights=False,
+        ),
+        "prompt": lambda: peft.PromptTuningConfig(num_virtual_tokens=4, task_type=task, **sizes(case)),
+        "prefix": lambda: peft.PrefixTuningConfig(num_virtual_tokens=4, task_type=task, **sizes(case)),
+    }[kind]()
+    torch.manual_seed(0)
+    reference = peft.get_peft_model(oracle, config).eval()
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in reference.named_parameters():
+        if parameter.requires_grad and "lora" not in name:  # the prompt, and the head: no longer the base's
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.3
+    reference.save_pretrained(tmp_path / "theirs")
+    tuned = api.load(tmp_path / "m", adapter=tmp_path / "theirs")
+    api.save(tuned, tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(type(oracle).from_pretrained(tmp_path / "m"), tmp_path / "ours").eval()
+    places = None if level == "sequence" else [list(range(len(r))) for r in ROWS]
+    got = scores(tuned.network, ROWS, places, adapter=tuned.adapter)
+    for row, mine, base in zip(ROWS, got, scores(tuned.network, ROWS, places), strict=True):
+        for model in (reference, again):
+            want = theirs(model, row).reshape(-1, 3)[-len(mine) :]
+            assert float((mine - want).abs().max()) <= 2e-5 * max(1.0, float(want.abs().max()))
+        assert float((mine - base).abs().max()) > 1e-2
+
+
+def sizes(case: Case) -> dict[str, int]:
+    """What PEFT asks of a base with names that it does not know."""
+    config = transformers.AutoConfig.for_model(case.family, **case.config)
+    return {
+        "token_dim": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+    }
 
 
 def test_an_encoder_decoder_has_none() -> None:

@@ -25,7 +25,7 @@ from groundup.core.labels import TASKS, Labels
 from groundup.core.rules import Rules
 from groundup.nn.linear import Linear
 from groundup.nn.storage import Dense
-from groundup.peft.method import PREFIX, Method
+from groundup.peft.method import FRONT_PREFIX, Method
 from groundup.peft.methods import PEFT_TYPES
 
 
@@ -79,7 +79,7 @@ def write(
     heads = heads or {}
     for entry in rules.save(heads).entries:
         (source,) = entry.sources
-        (tensors[PREFIX + source],) = entry.inverse([heads[t] for t in entry.targets])
+        (tensors[method.head_prefix + source],) = entry.inverse([heads[t] for t in entry.targets])
         config["modules_to_save"] = sorted({*(config.get("modules_to_save") or []), _top(source, rules)})
     public = {
         "peft_type": method.peft_type,
@@ -152,7 +152,7 @@ def labels_of(folder: Path) -> Labels | None:
             ) from None
     source = open_safetensors(folder / "adapter_model.safetensors")
     ends = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
-    found = [n for n in source.names if n.startswith(PREFIX) and n.endswith(ends) and "pre_classifier" not in n]
+    found = [n for n in source.names if n.startswith(FRONT_PREFIX) and n.endswith(ends) and "pre_classifier" not in n]
     if len(found) != 1:
         raise GroundupError(f"{folder.name}: an adapter for {config['task_type']} without a head: train it with one")
     count = source.shape(found[0])[0]
@@ -167,8 +167,8 @@ def _top(source: str, rules: Rules) -> str:
 
 def _heads(config: dict[str, Any], tensors: dict[str, Tensor], network: nn.Module, rules: Rules) -> dict[str, Any]:
     """Put the heads among these tensors on the network; gives the settings without them, and takes them off `tensors`."""
-    names = {n.removeprefix(PREFIX): n for n in tensors if n.startswith(PREFIX)}
-    saved: set[str] = set()
+    prefix = PEFT_TYPES[config["peft_type"]].head_prefix
+    names = {n.removeprefix(prefix): n for n in tensors if n.startswith(prefix)}
     for entry in rules.load(names).entries:
         if not entry.targets[0].startswith(("labels.", "pooler.")):
             continue
@@ -183,6 +183,6 @@ def _heads(config: dict[str, Any], tensors: dict[str, Tensor], network: nn.Modul
             )
         parameter = nn.Parameter(tensor.clone(), requires_grad=False)
         setattr(holder, last, Dense(parameter) if last == "weight" else parameter)
-        saved.add(_top(entry.sources[0], rules))
-    left = [m for m in config.get("modules_to_save") or [] if not any(s.endswith(m) for s in saved)]
+    # PEFT names `classifier` and `score` whichever of them a model has
+    left = [m for m in config.get("modules_to_save") or [] if any(m in n.split(".") for n in tensors)]
     return config | {"modules_to_save": left or None} if "modules_to_save" in config else config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -30,7 +31,7 @@ def judged(
     """
     ids, step, own = lay(network, rows, Fresh(), adapters=adapter, device=device)
     if places is None:
-        at = [spot(network, begin, begin + len(row)) for begin, row in zip(own, rows, strict=True)]
+        at = [spot(network, begin, end) for begin, end in pairwise(step.rows.starts)]
     else:
         at = [begin + place for begin, some in zip(own, places, strict=True) for place in some]
     x = network.run(ids, step)

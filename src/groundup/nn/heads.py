@@ -39,5 +39,8 @@ def fill(part: nn.Module, generator: torch.Generator) -> None:
 
 
 def spot(network: Decoder, begin: int, end: int) -> int:
-    """Which place of a row from `begin` to `end` stands for the whole: the first where all see all, else the last."""
+    """Which place of a row from `begin` to `end` stands for the whole: the first where all see all, else the last.
+
+    The first is a soft prompt's where there is one, as in PEFT.
+    """
     return begin if isinstance(network, Encoder) else end - 1

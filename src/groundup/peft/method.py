@@ -24,6 +24,7 @@ from groundup.peft.front import fronts
 Net = TypeVar("Net", bound=nn.Module)
 Encode = Callable[[str], list[int]]
 PREFIX = "base_model.model."  # before a public module's name in PEFT's files
+FRONT_PREFIX = "base_model."  # the same, of methods that wrap no module
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Method(ABC):
     peft_type      the name in adapter_config.json
     whole          the base's own numbers are trained: what is saved is a whole model
     learning_rate  the highest one that it usually needs
+    head_prefix    what PEFT writes before the name of a head that is trained beside it
     """
 
     kind: ClassVar[str]
     peft_type: ClassVar[str]
     whole: ClassVar[bool] = False
     learning_rate: ClassVar[float] = 1e-3
+    head_prefix: ClassVar[str] = PREFIX
 
     @abstractmethod
     def add(self, network: Net, name: str, *, seed: int = 0, encode: Encode | None = None) -> Net:

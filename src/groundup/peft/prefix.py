@@ -24,7 +24,7 @@ from groundup.nn.attention import Attention
 from groundup.nn.stack import EncoderDecoder
 from groundup.nn.surgery import shared
 from groundup.peft.front import Front, Keys, fronts
-from groundup.peft.method import Encode, Method, Net, refuse_settings
+from groundup.peft.method import FRONT_PREFIX, Encode, Method, Net, refuse_settings
 from groundup.peft.prompt import only, place
 
 
@@ -64,6 +64,7 @@ class PrefixTuning(Method):
     kind: ClassVar[str] = "prefix"
     peft_type: ClassVar[str] = "PREFIX_TUNING"
     learning_rate: ClassVar[float] = 1e-2
+    head_prefix: ClassVar[str] = FRONT_PREFIX
 
     length: int = 20
     """How many keys and values stand before every row, at every layer."""

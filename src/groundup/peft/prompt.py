@@ -19,7 +19,7 @@ from groundup.core.rules import Rules
 from groundup.nn.stack import EncoderDecoder
 from groundup.nn.surgery import shared
 from groundup.peft.front import Front, fronts, put_front
-from groundup.peft.method import Encode, Method, Net, refuse_settings
+from groundup.peft.method import FRONT_PREFIX, Encode, Method, Net, refuse_settings
 
 COMMON = 5000  # words among which the start is drawn: a tokenizer's first ids are its commonest
 
@@ -43,6 +43,7 @@ class Prompt(Method):
     kind: ClassVar[str] = "prompt"
     peft_type: ClassVar[str] = "PROMPT_TUNING"
     learning_rate: ClassVar[float] = 3e-2
+    head_prefix: ClassVar[str] = FRONT_PREFIX
 
     length: int = 20
     """How many vectors stand before every row."""
