@@ -25,8 +25,10 @@ from groundup.evaluation.labels import label_scores, spans
 from groundup.inference.classify import scores
 from groundup.inputs.train import train_tokenizer
 from groundup.model import Model, head_of, with_labels
-from groundup.training.classify import Judged, label_loss
+from groundup.training.classify import Judged, classify, label_loss
+from groundup.training.loop import Trainer
 from groundup.training.pretrain import scratch
+from groundup.training.settings import Settings
 
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
@@ -190,17 +192,49 @@ def test_the_words_are_learned_beside_the_label(tmp_path: Path) -> None:
     network = made.network.train()
     label, words = (float(label_loss(network, rows, labels=labels, auxiliary=a)[0]) for a in (0.0, 1.0))
     half = float(label_loss(network, rows, labels=labels, auxiliary=0.5)[0])
-    total, count = 0.0, 0
-    for row in ids:
+    total = 0.0
+    for row in ids:  # a mean over each text's words
         logits = plain.network(torch.tensor(row), gu_step(plain, row))
-        total += float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(row[1:]), reduction="sum"))
-        count += len(row) - 1
-    assert words - label == pytest.approx(2 * total / count, rel=1e-4)
-    assert half - label == pytest.approx(total / count, rel=1e-4)
+        total += float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(row[1:])))
+    assert len(ids[0]) != len(ids[1])
+    assert words - label == pytest.approx(total, rel=1e-4)
+    assert half - label == pytest.approx(total / 2, rel=1e-4)
     assert float(label_loss(network.eval(), rows, labels=labels, auxiliary=1.0)[0]) == pytest.approx(label)
     run = gu.finetune(gu.adapt(plain, gu.LoRA()), TRAIN, out=tmp_path / "run", auxiliary=0.5, **QUICK)
     assert run.first_loss > 2  # the words' loss is part of it, and no part of the validation loss
     assert run.best_loss < 0.7
+
+
+@pytest.mark.parametrize("level", ["sequence", "token"])
+def test_accumulated_words_and_labels_are_one_big_batch(level: Any, tmp_path: Path) -> None:
+    """Texts of very different lengths, and groups of different sizes: the gradients are those of one batch."""
+    tokenizer = train_tokenizer([row["text"] for row in TRAIN], "bpe", vocabulary=280, specials="causal")
+    plain = replace(scratch("gpt2", SIZES["gpt2"], tokenizer), adapter=None, methods={})
+    labels = Labels(("down", "up"), level=level)
+    network = with_labels(plain, labels, words=True).network
+    trained = {name: p.requires_grad_() for name, p in network.named_parameters()}
+    rows = []
+    for text in ("up", " ".join(row["text"] for row in TRAIN[:4]), "it fell", "it rose and rose again"):
+        ids = tokenizer.encode(text)
+        places = list(range(0, len(ids), 2))
+        targets = [[0.0, 1.0]] * (len(places) if level == "token" else 1)
+        rows.append(Judged(ids, [True] * len(ids), targets, places if level == "token" else None))
+    found = []
+    for groups in ([rows], [rows[:1], rows[1:3], rows[3:]]):
+        learner = Trainer(
+            network, trained, rows, rows, Settings(steps=1, learning_rate=0.5, optimizer="sgd", clip=0.0),
+            objective=classify(labels, auxiliary=0.7), out=tmp_path, adapter=None, keep=lambda folder: None,
+        )  # fmt: skip
+        before = {name: p.detach().clone() for name, p in trained.items()}
+        loss = learner.update(groups, 0.5)
+        found.append((loss, {name: before[name] - p.detach() for name, p in trained.items()}))
+        for name, p in trained.items():
+            p.data.copy_(before[name])
+    (whole, one), (parts, many) = found
+    assert parts == pytest.approx(whole, rel=1e-6)
+    assert max(float(step.abs().max()) for step in one.values()) > 1e-2
+    for name in one:
+        torch.testing.assert_close(many[name], one[name], rtol=1e-4, atol=1e-6)
 
 
 def gu_step(model: Model, row: list[int]) -> Any:

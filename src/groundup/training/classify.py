@@ -4,9 +4,10 @@
     multi       binary cross-entropy, the mean over the labels
     regression  squared error, the mean over the numbers
 
-With an auxiliary loss the words of the text are learned beside its label, L = L_label + λ · L_words, each a mean (Radford
-et al., "Improving Language Understanding by Generative Pre-Training", 2018, equation 5; λ = 0.5 there). It is no part of
-the validation loss.
+With an auxiliary loss the words of the text are learned beside its label, L = L_label + λ · L_words, where L_words is the
+mean over a text's words (Radford et al., "Improving Language Understanding by Generative Pre-Training", 2018, equation 5;
+λ = 0.5 there, and the mean over each text as in the authors' code). So a row's loss does not depend on the rows beside it,
+and accumulated batches are one big batch. It is no part of the validation loss.
 """
 
 from __future__ import annotations
@@ -102,8 +103,10 @@ def label_loss(
         if at:
             index = torch.tensor(at, device=device)
             words = torch.tensor([id for row in ids for id in row[1:]], device=device)
-            told = scored(network.head, x.index_select(0, index), words, step.take(index))
-            loss = loss + auxiliary * len(wanted) / len(at) * told
+            each = [len(row.targets) / (len(row.ids) - 1) for row in rows for _ in row.ids[1:]]
+            shares = torch.tensor(each, device=device)
+            told = scored(network.head, x.index_select(0, index), words, step.take(index), shares=shares)
+            loss = loss + auxiliary * told
     return loss, len(wanted)
 
 

@@ -78,30 +78,39 @@ def causal_loss(
 
 
 def scored(
-    head: nn.Module, x: Float[Tensor, "N D"], wanted: Int[Tensor, " N"], step: Step, smoothing: float = 0.0
+    head: nn.Module,
+    x: Float[Tensor, "N D"],
+    wanted: Int[Tensor, " N"],
+    step: Step,
+    smoothing: float = 0.0,
+    shares: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, ""]:
     """The summed cross-entropy of `wanted` under the head's scores of x, a chunk at a time.
 
     smoothing  the share of a target that is spread evenly over the vocabulary (Szegedy et al., arXiv 1512.00567, 7)
+    shares     what each counts in the sum, 1 without
     """
+    shares = x.new_ones(len(wanted)) if shares is None else shares
     if not torch.is_grad_enabled():
         parts = range(0, len(wanted), CHUNK)
-        return x.new_zeros((), dtype=torch.float32) + sum(_chunk(head, x, wanted, step, smoothing, i) for i in parts)
+        found = (_chunk(head, x, wanted, step, smoothing, shares, i) for i in parts)
+        return x.new_zeros((), dtype=torch.float32) + sum(found)
     trained = [p for p in head.parameters() if p.requires_grad]
-    return _Scored.apply(head, wanted, step, smoothing, x, *trained)
+    return _Scored.apply(head, wanted, step, smoothing, shares, x, *trained)
 
 
-def _chunk(head: nn.Module, x: Tensor, wanted: Tensor, step: Step, smoothing: float, i: int) -> Tensor:
+def _chunk(head: nn.Module, x: Tensor, wanted: Tensor, step: Step, smoothing: float, shares: Tensor, i: int) -> Tensor:
     index = torch.arange(i, min(i + CHUNK, len(wanted)), device=x.device)
     scores = head(x[i : i + CHUNK], step.take(index))
     scores = scores if scores.dtype == torch.float64 else scores.float()
-    return F.cross_entropy(scores, wanted[i : i + CHUNK], reduction="sum", label_smoothing=smoothing)
+    each = F.cross_entropy(scores, wanted[i : i + CHUNK], reduction="none", label_smoothing=smoothing)
+    return (each * shares[i : i + CHUNK]).sum()
 
 
 def _surprise(
-    scores: Float[Tensor, "C V"], wanted: Int[Tensor, " C"], smoothing: float, room: Tensor
+    scores: Float[Tensor, "C V"], wanted: Int[Tensor, " C"], smoothing: float, shares: Float[Tensor, " C"], room: Tensor
 ) -> Float[Tensor, ""]:
-    """The summed cross-entropy; leaves its gradient, softmax(scores) - target, in `room` [C, V].
+    """The summed cross-entropy; leaves its gradient, share · (softmax(scores) - target), in `room` [C, V].
 
     The target is 1 at `wanted`; smoothed by e it is 1 - e there, and e / V more everywhere.
     """
@@ -115,7 +124,8 @@ def _surprise(
     room.div_(total).scatter_add_(1, at, room.new_full((), smoothing - 1).expand(at.shape))
     if smoothing:
         room.sub_(smoothing / room.shape[1])
-    return (total.log() - picked).sum()
+    room.mul_(shares[:, None])
+    return ((total.log() - picked)[:, 0] * shares).sum()
 
 
 class _Scored(torch.autograd.Function):
@@ -123,7 +133,14 @@ class _Scored(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, head: nn.Module, wanted: Tensor, step: Step, smoothing: float, x: Tensor, *trained: Tensor
+        ctx: Any,
+        head: nn.Module,
+        wanted: Tensor,
+        step: Step,
+        smoothing: float,
+        shares: Tensor,
+        x: Tensor,
+        *trained: Tensor,
     ) -> Tensor:
         exact = x.dtype if x.dtype == torch.float64 else torch.float32
         total = torch.zeros((), dtype=exact, device=x.device)
@@ -136,7 +153,7 @@ class _Scored(torch.autograd.Function):
                 index = torch.arange(i, i + len(part), device=x.device)
                 scores = head(part, step.take(index))
             room = torch.empty(scores.shape, dtype=exact, device=x.device) if room is None else room[: len(scores)]
-            total += _surprise(scores, wanted[i : i + CHUNK], smoothing, room)
+            total += _surprise(scores, wanted[i : i + CHUNK], smoothing, shares[i : i + CHUNK], room)
             grads = torch.autograd.grad(scores, [part, *trained], room.to(scores.dtype))
             dx[i : i + CHUNK] = grads[0]
             for held, grad in zip(sums, grads[1:], strict=True):
@@ -147,7 +164,7 @@ class _Scored(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = grads
-        return (None, None, None, None, *((t * g).to(t.dtype) for t in ctx.saved_tensors))
+        return (None, None, None, None, None, *((t * g).to(t.dtype) for t in ctx.saved_tensors))
 
 
 CAUSAL = Objective("causal", encode_all, causal_loss, lambda row: sum(row.trained[1:]))
