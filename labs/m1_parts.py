@@ -1,4 +1,4 @@
-"""What the labs of module 1 share: the first Transformer put together from groundup's parts, a plain loop, a table.
+"""What the labs of module 1 share: the first Transformer's halves put together from groundup's parts, a plain loop, a table.
 
 The course builds its encoder and decoder as Vaswani et al. (arXiv 1706.03762) do: attention, then two matrices with a ReLU
 between them, and a LayerNorm on each sum. `Branch(..., after=norm)` says just that.
@@ -19,23 +19,22 @@ from groundup.nn.attention import Attention
 from groundup.nn.block import Block, Branch
 from groundup.nn.cache import Fresh
 from groundup.nn.embed import Embed
-from groundup.nn.linear import Embedding, Linear, tie
+from groundup.nn.linear import Embedding, Linear
 from groundup.nn.mlp import MLP
 from groundup.nn.norms import LayerNorm
 from groundup.nn.positions import Sinusoidal
-from groundup.nn.stack import Decoder, Encoder, EncoderDecoder, Stack
+from groundup.nn.stack import Decoder, Encoder
 from groundup.peft.front import lay
 
 
-def block(width: int, heads: int, inner: int, *, causal: bool = False, cross: bool = False) -> Block:
-    """[ attn ─(+)─ norm ─ (cross ─(+)─ norm) ─ mlp ─(+)─ norm ]"""
+def block(width: int, heads: int, inner: int, *, causal: bool = False) -> Block:
+    """[ attn ─(+)─ norm ─ mlp ─(+)─ norm ]"""
 
     def branch(name: str, core: nn.Module) -> Branch:
         return Branch(name, core, after=LayerNorm(width, eps=1e-5))
 
-    reads = [branch("cross", Attention(width, heads=heads, memory_width=width))] if cross else []
     attention = branch("attn", Attention(width, heads=heads, causal=causal))
-    return Block(attention, *reads, branch("mlp", MLP(width, inner, act="relu")))
+    return Block(attention, branch("mlp", MLP(width, inner, act="relu")))
 
 
 def decoder(vocabulary: int, width: int, *, heads: int, inner: int, layers: int) -> Decoder:
@@ -49,21 +48,6 @@ def encoder(vocabulary: int, width: int, *, heads: int, inner: int, layers: int,
     """The course's encoder: learned positions, and hidden states as its output."""
     embed = Embed(Embedding(vocabulary, width), positions=Embedding(places, width))
     return Encoder(embed, [block(width, heads, inner) for _ in range(layers)], head=None)
-
-
-def transformer(
-    vocabulary: int, width: int, *, heads: int, inner: int, layers: int, positions: bool = True
-) -> EncoderDecoder:
-    """The first Transformer: one table of words for both halves and the head, multiplied by √width where it is read."""
-    tables = [Embedding(vocabulary, width) for _ in range(2)]
-    head = Linear(width, vocabulary, bias=False)
-    for holder in (tables[1], head):
-        tie(holder, tables[0])
-    halves = []
-    for table, reads in zip(tables, (False, True), strict=True):
-        embed = Embed(table, positions=Sinusoidal(width) if positions else None, scale=width**0.5)
-        halves.append(Stack(embed, [block(width, heads, inner, causal=reads, cross=reads) for _ in range(layers)]))
-    return EncoderDecoder(*halves, head=head)
 
 
 def count(network: nn.Module) -> int:
