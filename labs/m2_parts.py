@@ -67,7 +67,7 @@ def books(train: int, test: int) -> tuple[Rows, Rows]:
     for part, most in zip(verses(), (train, test), strict=True):
         asked = [{"prompt": f"{v['text']}\nBook:", "completion": f" {BOOKS[v['book']]}"} for v in part
                  if v["book"] in BOOKS and len(v["text"]) < 200]  # fmt: skip
-        parts.append(asked[:: max(1, len(asked) // most)][:most])
+        parts.append([asked[i * len(asked) // most] for i in range(most)])
     return parts[0], parts[1]
 
 
