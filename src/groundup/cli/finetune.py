@@ -6,7 +6,7 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -17,7 +17,7 @@ from groundup.cli.progress import Progress
 from groundup.cli.runs import left, resumable
 from groundup.core.errors import UsageError
 from groundup.core.files import atomic_write, read_json
-from groundup.training.settings import Settings
+from groundup.training.settings import Aim, Settings
 
 if TYPE_CHECKING:
     from groundup.model import Model
@@ -33,9 +33,7 @@ def run(
     out: Path,
     validation: Path | None = None,
     max_tokens: int | None = None,
-    label: str | None = None,
-    problem: Literal["single", "multi", "regression"] | None = None,
-    auxiliary: float = 0.0,
+    aim: Annotated[Aim, Parameter(name="*")] = Aim(),
     method: Kind = "lora",
     flags: Flags = Flags(),
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),
@@ -62,13 +60,6 @@ def run(
         Rows to validate on. Left out, a part of --data is split off.
     max_tokens
         The longest row. A longer one is an error that names it.
-    label
-        The field with a row's label: a head for labels is trained beside the method's numbers. Left out: "label", where
-        rows of text have one; "none" learns the text instead.
-    problem
-        Whether one label holds (single), several (multi), or it is a number (regression). Left out: as they look.
-    auxiliary
-        The weight of a loss on the text's own words beside the label's (GPT-1; 0.5 there).
     method
         What is trained.
     resume
@@ -93,8 +84,7 @@ def run(
     lm = open_model(model, which, place, precision="float32")
     tuned = api.adapt(lm, tuning, seed=settings.seed)
     if find_learning_rate:
-        of_labels = {"label": label, "problem": problem, "auxiliary": auxiliary}
-        _range_test(tuned, data, rates, validation, max_tokens, of_labels, settings, common)
+        _range_test(tuned, data, rates, validation, max_tokens, aim, settings, common)
         return
     with resumable(out / "run.json", "--resume"), Progress("step") as progress:
         done = api.finetune(
@@ -103,13 +93,11 @@ def run(
             out=out,
             validation=validation,
             max_tokens=max_tokens,
-            label=label,
-            problem=problem,
-            auxiliary=auxiliary,
             resume=resume,
             dry_run=dry_run,
             on_progress=progress.update,
             say=progress.say,
+            **asdict(aim),
             **asdict(settings),
         )
     facts = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(done).items()}
@@ -117,8 +105,11 @@ def run(
         result(facts, "a dry run: nothing was trained or written", as_json=common.json)
         return
     kept = out / "run.json"
-    learned_labels = kept.exists() and "labels" in read_json(kept)["objective"]
-    text = f'{left(done)}\ntry: groundup {"classify" if learned_labels else "generate"} {shlex.quote(str(out))} "..."'
+    learned = str(read_json(kept)["objective"]) if kept.exists() else ""
+    try_it = f'{"classify" if "labels" in learned else "generate"} {shlex.quote(str(out))} "..."'
+    if learned.startswith("choices"):
+        try_it = f"evaluate {shlex.quote(str(out))} --data TEST.jsonl"
+    text = f"{left(done)}\ntry: groundup {try_it}"
     result(facts, text, as_json=common.json)
 
 
@@ -128,7 +119,7 @@ def _range_test(
     out: Path,
     validation: Path | None,
     max_tokens: int | None,
-    of_labels: dict[str, Any],
+    aim: Aim,
     settings: Settings,
     common: Common,
 ) -> None:
@@ -143,7 +134,7 @@ def _range_test(
             max_tokens=max_tokens,
             on_progress=progress.update,
             say=progress.say,
-            **of_labels,
+            **asdict(aim),
             **asdict(settings),
         )
     picture = out.with_suffix(".png")

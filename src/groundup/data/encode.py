@@ -101,9 +101,10 @@ def encode_all(
 def trainable(dataset: Dataset, kinds: Sequence[str] = TRAINABLE) -> None:
     """Raises `UsageError` when rows of this kind cannot be trained, by default by next-token prediction."""
     if dataset.kind not in kinds:
-        learns = "learns the next token" if kinds is TRAINABLE else "learns labels"
+        learns = {TRAINABLE: "the next token", ("choices",): "choices"}.get(tuple(kinds), "labels")
         raise UsageError(
-            f"{dataset.name} holds {dataset.kind} rows; this objective {learns}. It takes the kinds {', '.join(kinds)}."
+            f"{dataset.name} holds {dataset.kind} rows; this objective learns {learns}. It takes the kinds "
+            f"{', '.join(kinds)}."
         )
 
 

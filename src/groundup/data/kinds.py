@@ -7,7 +7,7 @@ messages            {"messages": [{"role", "content", "tool_calls"?}], "tools"?}
 sharegpt            {"conversations": [{"from", "value"}], "system"?, "tools"?}
 preference          {"prompt"?, "chosen", "rejected"}         recognised, not for training by next token
 tags                {"tokens", "tags"}: words, and a tag for each       for a head of labels
-choices             {"prompt" or "question", "choices", "answer"}      for evaluation
+choices             {"prompt" or "question", "choices", "answer"}      for evaluation, and for T-Few's losses
 and rows of completions with a label, step by step, or with pictures, sound or video: recognised, for the same reason refused
 """
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from groundup.core.errors import UsageError
-from groundup.core.labels import Labels
+from groundup.core.labels import Labels, Problem
 from groundup.data.encode import EncodedRows, encode_all
 from groundup.data.kinds import Row
 from groundup.data.labelled import LABELLED, labels_in, target
@@ -111,13 +111,13 @@ def label_loss(
 
 
 def headed(
-    model: Model, dataset: Dataset, problem: str | None, *, auxiliary: float, seed: int, say: Callable[[str], None]
+    model: Model, dataset: Dataset, problem: Problem | None, *, auxiliary: float, seed: int, say: Callable[[str], None]
 ) -> Model:
     """The model with a head for these rows' labels: its own where that has them all, else a fresh one.
 
     Raises UsageError for an auxiliary loss on words where the network has no head for what follows.
     """
-    wanted = labels_in(dataset, problem)  # type: ignore[arg-type]
+    wanted = labels_in(dataset, problem)
     if auxiliary and (isinstance(model.network, Encoder) or getattr(model.network, "head", None) is None):
         raise UsageError(f"auxiliary: {model.origin.name} has no head that says which word follows; leave it out")
     now = model.config.labels

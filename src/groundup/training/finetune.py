@@ -19,17 +19,19 @@ from groundup import __version__
 from groundup.core import machine
 from groundup.core.errors import UsageError
 from groundup.core.files import atomic_folder, read_json, write_json
+from groundup.core.labels import Problem
 from groundup.data import rows
 from groundup.data.labelled import has_labels, labelled
 from groundup.data.rows import Dataset
 from groundup.inputs.tokenizer import Encoded
 from groundup.model import Model, base_facts, head_of, write_adapter, write_model
 from groundup.nn.surgery import in_format, with_copies
+from groundup.training.choices import choose
 from groundup.training.classify import classify, headed
 from groundup.training.loop import Run, Trainer
 from groundup.training.objective import Objective
 from groundup.training.optimizers import refuse_unread, usual_rate
-from groundup.training.settings import Settings
+from groundup.training.settings import Aim, Settings
 from groundup.training.which import objective_for
 
 Say = Callable[[str], None]
@@ -46,8 +48,10 @@ def finetune(
     dry_run: bool = False,
     objective: Objective | None = None,
     label: str | None = None,
-    problem: str | None = None,
+    problem: Problem | None = None,
     auxiliary: float = 0.0,
+    unlikelihood: float = 0.0,
+    length_normalised: float = 0.0,
     on_progress: Callable[..., None] | None = None,
     say: Say = lambda text: None,
     **settings: Any,
@@ -60,11 +64,13 @@ def finetune(
     resume       go on with the run in `out`, with the settings it was begun with
     dry_run      say what would be done, and do nothing
     objective    what is made smaller (default: the next token for a decoder, masked words for an encoder, the
-                 target's tokens for an encoder-decoder; labels, where the rows have them)
+                 target's tokens for an encoder-decoder; labels or choices, where the rows have them)
     label        the field that holds a row's label: a head for labels is put on the model where it has none, and trained
                  beside what the method trains. Left out: `label`, where rows of text have one; "none" learns the text
     problem      single, multi or regression (default: what the labels look like)
     auxiliary    the weight of GPT-1's loss on the text's own words beside the loss on its label
+    unlikelihood, length_normalised   of rows with choices: the weights of T-Few's losses on the wrong ones beside the loss
+                 on the right one
     settings     as in `groundup.training.settings.Settings`: steps, epochs or minutes, learning_rate, batch ...
     on_progress(step, steps, loss=, lr=, tokens_per_second=, peak_memory=) is called after every update; say(text) tells
     what was found and chosen
@@ -77,7 +83,9 @@ def finetune(
         raise UsageError("finetune: nothing would be trained; adapt the model first, e.g. adapt(model, LoRA())")
     _ = model.method  # one alone is trained
     given = settings_for(out, resume, settings)
-    model, found, read, objective = what_is_learned(model, data, objective, label, problem, auxiliary, given, say)
+    aim = Aim(label=label, problem=problem, auxiliary=auxiliary, unlikelihood=unlikelihood,
+              length_normalised=length_normalised)  # fmt: skip
+    model, found, read, objective = what_is_learned(model, data, objective, aim, given, say)
     train, valid = encoded_rows(model, found, read, validation, max_tokens, objective, given.seed, say)
     return conduct(
         model, train, valid, objective, given, out=out, resume=resume, dry_run=dry_run, began=began,
@@ -89,25 +97,33 @@ def what_is_learned(
     model: Model,
     data: str | Path | Sequence[dict[str, Any]],
     objective: Objective | None,
-    label: str | None,
-    problem: str | None,
-    auxiliary: float,
+    aim: Aim,
     given: Settings,
     say: Say,
 ) -> tuple[Model, Dataset, Callable[..., Dataset], Objective]:
     """The model (with a head, where rows with labels need one), its rows, how more are read, and what is made smaller.
 
-    The arguments are those of `finetune`. UsageError for settings of labels where there are none.
+    The arguments are those of `finetune`. UsageError for an aim that these rows do not have.
     """
-    if objective is None and label != "none" and (label is not None or has_labels(data)):
-        read = partial(labelled, field=label)
+    smoothing, chosen = given.label_smoothing, aim.unlikelihood or aim.length_normalised
+    if objective is None and aim.label != "none" and (aim.label is not None or has_labels(data)):
+        if chosen:
+            raise UsageError("unlikelihood and length_normalised are of rows with choices, and these have labels")
+        read = partial(labelled, field=aim.label)
         found = read(data)
-        model = headed(model, found, problem, auxiliary=auxiliary, seed=given.seed, say=say)
+        model = headed(model, found, aim.problem, auxiliary=aim.auxiliary, seed=given.seed, say=say)
         assert model.config.labels is not None
-        return model, found, read, classify(model.config.labels, auxiliary=auxiliary, smoothing=given.label_smoothing)
-    if problem is not None or auxiliary:
+        return model, found, read, classify(model.config.labels, auxiliary=aim.auxiliary, smoothing=smoothing)
+    if aim.problem is not None or aim.auxiliary:
         raise UsageError("problem and auxiliary are of rows with labels: name the field that holds them (label)")
-    return model, rows.read(data), rows.read, objective or objective_for(model, smoothing=given.label_smoothing)
+    found = rows.read(data)
+    if objective is None and found.kind == "choices":
+        if smoothing:
+            raise UsageError("label_smoothing is not of rows with choices; leave it out")
+        objective = choose(model, unlikelihood=aim.unlikelihood, length_normalised=aim.length_normalised)
+    elif chosen:
+        raise UsageError(f"unlikelihood and length_normalised are of rows with choices; {found.name} has none")
+    return model, found, rows.read, objective or objective_for(model, smoothing=smoothing)
 
 
 def conduct(

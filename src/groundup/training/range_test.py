@@ -23,6 +23,7 @@ import torch
 
 from groundup.core import machine
 from groundup.core.errors import GroundupError, UsageError
+from groundup.core.labels import Problem
 from groundup.core.plots import rate_curve
 from groundup.data.batches import Place
 from groundup.model import Model, head_of
@@ -31,7 +32,7 @@ from groundup.training.average import unchanged
 from groundup.training.finetune import Say, encoded_rows, what_is_learned
 from groundup.training.loop import NotANumber, Trainer
 from groundup.training.objective import Objective
-from groundup.training.settings import Settings
+from groundup.training.settings import Aim, Settings
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-7, 10.0
@@ -143,8 +144,10 @@ def find_learning_rate(
     max_tokens: int | None = None,
     objective: Objective | None = None,
     label: str | None = None,
-    problem: str | None = None,
+    problem: Problem | None = None,
     auxiliary: float = 0.0,
+    unlikelihood: float = 0.0,
+    length_normalised: float = 0.0,
     lowest: float = LOWEST,
     highest: float = HIGHEST,
     on_progress: Callable[..., None] | None = None,
@@ -165,7 +168,9 @@ def find_learning_rate(
     if given.epochs is not None or given.minutes is not None:
         raise UsageError("a range test counts in updates: give steps, not epochs or minutes")
     steps = given.steps or STEPS
-    model, found, read, objective = what_is_learned(model, data, objective, label, problem, auxiliary, given, say)
+    aim = Aim(label=label, problem=problem, auxiliary=auxiliary, unlikelihood=unlikelihood,
+              length_normalised=length_normalised)  # fmt: skip
+    model, found, read, objective = what_is_learned(model, data, objective, aim, given, say)
     assert model.adapter is not None
     train, valid = encoded_rows(model, found, read, validation, max_tokens, objective, given.seed, say)
     precision = given.precision

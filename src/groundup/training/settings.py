@@ -1,4 +1,4 @@
-"""The settings of a run, and the learning rate that follows from them.
+"""The settings of a run, the learning rate that follows from them, and what is learned of rows with labels or choices.
 
 The fields are the flags of `groundup finetune`; the text below each is its help.
 """
@@ -10,6 +10,28 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_type_hints
 
 from groundup.core.errors import UsageError
+from groundup.core.labels import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What is learned of rows with labels or choices."""
+
+    label: str | None = None
+    """The field with a row's label: a head for labels is trained beside the method's numbers. Left out: "label", where
+    rows of text have one; "none" learns the text instead."""
+
+    problem: Problem | None = None
+    """Whether one label holds (single), several (multi), or it is a number (regression). Left out: as they look."""
+
+    auxiliary: float = 0.0
+    """The weight of a loss on the text's own words beside the label's (GPT-1; 0.5 there)."""
+
+    unlikelihood: float = 0.0
+    """Rows with choices: the weight of a loss on the wrong ones' words beside the right one's (T-Few; 1 there)."""
+
+    length_normalised: float = 0.0
+    """Rows with choices: the weight of a loss on choosing the right one, per token (T-Few; 1 there)."""
 
 
 @dataclass(frozen=True, kw_only=True)
