@@ -21,8 +21,8 @@ from groundup.data import rows
 from groundup.inputs.tokenizer import Encoded
 from groundup.models import bloom
 from groundup.nn.cache import Fresh
+from groundup.nn.surgery import shared
 from groundup.peft.front import lay
-from groundup.peft.surgery import shared
 from groundup.training.objective import causal_loss
 
 ASKED, TEXT, LINEARS = "Two things are infinite: ", "Generate inspirational quotes", "attn.q attn.k attn.v"
