@@ -94,11 +94,9 @@ def load(
 
     Raises UsageError for what is not supported, GroundupError for broken files, and both with what to do.
     """
-    path = Path(model).expanduser()
+    path = _load.whole(Path(model).expanduser())
     given = [] if adapter is None else [adapter] if isinstance(adapter, str | Path) else list(adapter)
-    if (path / "run.json").exists() and (path / "best" / "config.json").exists():
-        model = path / "best"  # the run trained the whole model
-    elif (path / "run.json").exists() or (path / "adapter_config.json").exists():
+    if (path / "run.json").exists() or (path / "adapter_config.json").exists():
         given, model = [path, *given], _base_of(path)
     notes = []
     if dtype == "auto":
@@ -128,12 +126,10 @@ def load(
 
 def tokenizer(model: str | Path, *, revision: str | None = None) -> Tokenizer:
     """The tokenizer of anything that `load` takes, without its weights. UsageError where it has none."""
-    path = Path(model).expanduser()
-    if (path / "run.json").exists() and (path / "best" / "config.json").exists():
-        path = path / "best"
-    elif (path / "run.json").exists() or (path / "adapter_config.json").exists():
-        path = Path(_base_of(path))
-    return _load.tokenizer_of(path if path.exists() else str(path), revision)
+    path = _load.whole(Path(model).expanduser())
+    if (path / "run.json").exists() or (path / "adapter_config.json").exists():
+        model = _base_of(path)
+    return _load.tokenizer_of(model, revision)
 
 
 def build(config: FamilyConfig, *, seed: int = 0, std: float = 0.02) -> Model:

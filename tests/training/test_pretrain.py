@@ -286,3 +286,5 @@ def test_a_tokenizer_can_be_another_models(data: str, tmp_path: Path) -> None:
     train_tokenizer(TEXTS, "bpe", vocabulary=280).save(tmp_path / "words")
     run = gu.pretrain({**RECIPE, "tokenizer": str(tmp_path / "words"), "data": data}, out=tmp_path / "run", steps=2)
     assert gu.load(run.out).words.vocab_size == 280
+    again = gu.pretrain({**RECIPE, "tokenizer": str(run.out), "data": data}, out=tmp_path / "again", steps=2)
+    assert gu.load(again.out).words.fingerprint() == gu.load(run.out).words.fingerprint()

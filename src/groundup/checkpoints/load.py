@@ -58,13 +58,19 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
 
 
+def whole(folder: Path) -> Path:
+    """Where the model lies in the folder of a run that trained all of one; any other path as it is."""
+    trained = (folder / "run.json").exists() and (folder / "best" / "config.json").exists()
+    return folder / "best" if trained else folder
+
+
 def resolve(name: str | Path, revision: str | None = None) -> Path:
-    """The file or folder behind a path, a starter's name or a hub id."""
+    """The file or folder behind a path, a run's folder, a starter's name or a hub id."""
     path = Path(name).expanduser()
     if path.exists():
         if revision is not None:
             raise UsageError(f"{path} is on this disk; --revision is for models of the hub")
-        return path
+        return whole(path)
     if str(name) in starters.STARTERS:
         if starters.STARTERS[str(name)].kind != "model":
             raise UsageError(f"{name} is a data set, not a model")
