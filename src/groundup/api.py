@@ -160,14 +160,25 @@ def _base_of(folder: Path) -> str:
     return str(base)
 
 
-def adapt(model: Model, method: Method, *, name: str = DEFAULT_ADAPTER, seed: int = 0) -> Model:
+def adapt(
+    model: Model, method: Method, *, name: str = DEFAULT_ADAPTER, seed: int = 0, start: str | Path | None = None
+) -> Model:
     """The model with a fresh adapter on it, in use; every weight of the base is shared with the one that was given.
+
+    start  of a prompt: a folder with another one, whose vectors it begins with, repeated or cut to its length (the soft
+           prompt transfer of SPoT, Vu et al., arXiv 2110.07904)
 
     Raises UsageError when the method has no place in this model, with the reason.
     """
     _refuse_name(model, name)
     encode = None if model.tokenizer is None else model.encode
     network = method.add(model.network, name, seed=seed, encode=encode)
+    if start is not None:
+        source = add_adapter(model, start, name=f"{name}-start")
+        if type(source.method) is not type(method):
+            raise UsageError(f"{start}: an adapter of kind {source.method.kind}; a {method.kind} cannot start from it")
+        held = source.method.trained(source.network, f"{name}-start")
+        method.begin_as(network, name, {path: p.detach() for path, p in held.items()})
     return replace(model, network=network, adapter=name, methods={**model.methods, name: method})
 
 

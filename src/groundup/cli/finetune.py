@@ -35,6 +35,7 @@ def run(
     max_tokens: int | None = None,
     aim: Annotated[Aim, Parameter(name="*")] = Aim(),
     method: Kind = "lora",
+    init_from: Path | None = None,
     flags: Flags = Flags(),
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),
     resume: bool = False,
@@ -62,6 +63,9 @@ def run(
         The longest row. A longer one is an error that names it.
     method
         What is trained.
+    init_from
+        Of --method prompt: a folder with another prompt, whose vectors the new one begins with, repeated or cut to
+        --length.
     resume
         Go on with the run in --out.
     dry_run
@@ -82,7 +86,7 @@ def run(
     from groundup import api
 
     lm = open_model(model, which, place, precision="float32")
-    tuned = api.adapt(lm, tuning, seed=settings.seed)
+    tuned = api.adapt(lm, tuning, seed=settings.seed, start=init_from)
     if find_learning_rate:
         _range_test(tuned, data, rates, validation, max_tokens, aim, settings, common)
         return

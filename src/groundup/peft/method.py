@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
@@ -54,6 +55,19 @@ class Method(ABC):
     def trained(self, network: nn.Module, name: str) -> dict[str, nn.Parameter]:
         """What training moves, each parameter once."""
         return of_adapter(network, name)
+
+    def begin_as(self, network: nn.Module, name: str, held: Mapping[str, Tensor]) -> None:
+        """Give the fresh adapter `name` of this very network the numbers of another of its kind (what `trained` gives).
+
+        UsageError for kinds that cannot.
+        """
+        raise UsageError(
+            f"start: prompts begin as others do, {self.kind} adapters do not; go on training the other one"
+        )
+
+    def penalty(self, network: nn.Module, name: str) -> Float[Tensor, ""] | None:
+        """What the method adds to the mean loss in training, if anything."""
+        return None
 
     def merged(self, network: Net, name: str) -> Net:
         """A copy with the adapter folded into the weights and no wrappers left. UsageError where that is impossible."""

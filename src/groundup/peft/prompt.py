@@ -25,12 +25,14 @@ COMMON = 5000  # words among which the start is drawn: a tokenizer's first ids a
 
 
 class SoftPrompt(Front):
-    """The vectors [P, D]."""
+    """The vectors [P, D]; near: those of a text that training holds them to."""
 
-    def __init__(self, prompt: Tensor):
+    def __init__(self, prompt: Tensor, near: Tensor | None = None):
         super().__init__()
         self.prompt = nn.Parameter(prompt)
         self.tokens = len(prompt)
+        self.near: Tensor | None
+        self.register_buffer("near", near, persistent=False)
 
     def vectors(self) -> Float[Tensor, "P D"]:
         return self.prompt
@@ -54,6 +56,12 @@ class Prompt(Method):
     text: str = ""
     """The text that they start as, repeated or cut to their number."""
 
+    near: str = ""
+    """A text that they stay near, repeated or cut to their number, whatever they do (arXiv 2112.08348)."""
+
+    gamma: float = 0.0
+    """The weight of their mean squared distance to --near beside the loss (0.01 in the paper)."""
+
     def __post_init__(self) -> None:
         if self.length < 1:
             raise UsageError(f"length {self.length}: a prompt needs at least 1 vector")
@@ -61,6 +69,8 @@ class Prompt(Method):
             raise UsageError(f"init {self.init!r}: there are random, vocabulary and text")
         if (self.init == "text") != bool(self.text):
             raise UsageError("init text and a text belong together: give both or neither")
+        if self.gamma < 0 or bool(self.gamma) != bool(self.near):
+            raise UsageError("near and a gamma above 0 belong together: give both or neither")
 
     def add(self, network: Net, name: str, *, seed: int = 0, encode: Encode | None = None) -> Net:
         network = shared(network)
@@ -71,14 +81,33 @@ class Prompt(Method):
             prompt = torch.empty(self.length, width).uniform_(-0.5, 0.5, generator=generator)
         elif self.init == "vocabulary":
             drawn = torch.randperm(min(COMMON, entries), generator=generator)
-            prompt = table[drawn.repeat(-(-self.length // len(drawn)))[: self.length]].float().clone()
+            prompt = fitted(table[drawn[: self.length]], self.length).float().clone()
         else:
-            if encode is None:
-                raise UsageError("init text needs a tokenizer, and this model has none")
-            ids = torch.tensor(encode(self.text))
-            prompt = table[ids.repeat(-(-self.length // len(ids)))[: self.length]].float().clone()
-        place(network, name, SoftPrompt(prompt))
+            prompt = self._spelled(self.text, table, encode)
+        place(network, name, SoftPrompt(prompt, self._spelled(self.near, table, encode) if self.near else None))
         return network
+
+    def _spelled(self, text: str, table: Tensor, encode: Encode | None) -> Float[Tensor, "P D"]:
+        """The vectors of a text's tokens."""
+        if encode is None:
+            raise UsageError("a prompt of words needs a tokenizer, and this model has none")
+        ids = encode(text)
+        if not ids:
+            raise UsageError(f"the text {text!r} has no tokens, so no vectors")
+        return fitted(table[torch.tensor(ids)], self.length).float().clone()
+
+    def begin_as(self, network: nn.Module, name: str, held: Mapping[str, Tensor]) -> None:
+        """A source prompt, repeated or cut to this one's length (SPoT, arXiv 2110.07904)."""
+        (vectors,) = held.values()
+        front = fronts(network)[name]
+        assert isinstance(front, SoftPrompt)
+        front.prompt.data.copy_(fitted(vectors, self.length))
+
+    def penalty(self, network: nn.Module, name: str) -> Float[Tensor, ""] | None:
+        """gamma / P · Σ |p - e|², e: the vectors of `near` (Khashabi et al., arXiv 2112.08348, section 3)."""
+        front = fronts(network)[name]
+        assert isinstance(front, SoftPrompt)
+        return None if front.near is None else self.gamma * (front.prompt - front.near).square().sum(1).mean()
 
     def written(self, network: nn.Module, name: str, rules: Rules) -> tuple[dict[str, Any], dict[str, Tensor]]:
         prompt = fronts(network)[name].vectors()
@@ -130,6 +159,11 @@ class Prompt(Method):
             )
         place(network, name, SoftPrompt(prompt.clone()).requires_grad_(False))
         return cls(length=length)
+
+
+def fitted(vectors: Float[Tensor, "n D"], length: int) -> Float[Tensor, "P D"]:
+    """So many vectors: these over and over, cut at the end."""
+    return vectors.repeat(-(-length // len(vectors)), 1)[:length]
 
 
 def words(network: nn.Module) -> Tensor:

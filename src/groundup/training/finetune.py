@@ -184,6 +184,7 @@ def conduct(
     def trainer(settings: Settings) -> Trainer:
         return Trainer(
             network, trained, train, valid, settings, objective=objective,
+            penalty=lambda: method.penalty(network, name),
             out=out, adapter=name, keep=keep, tell=on_progress, say=say, device=model.device,
         )  # fmt: skip
 

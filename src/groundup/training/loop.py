@@ -75,6 +75,7 @@ class Trainer:
     """Trains the parameters `trained` of a network on rows; see `groundup.finetune` for the whole.
 
     adapter  the name that the rows use
+    penalty  what is added to the mean loss in training
     keep     writes the adapter as it stands into a new folder
     """
 
@@ -87,6 +88,7 @@ class Trainer:
         settings: Settings,
         *,
         objective: Objective = CAUSAL,
+        penalty: Callable[[], Tensor | None] = lambda: None,
         out: Path,
         adapter: str | None,
         keep: KeepAdapter,
@@ -98,7 +100,7 @@ class Trainer:
         self.rows, self.validation = rows, validation
         self.out, self.adapter, self.keep, self.device = out, adapter, keep, device
         self.tell, self.say = tell, say
-        self.objective = objective
+        self.objective, self.penalty = objective, penalty
         for part in network.modules():
             if isinstance(part, Stack):
                 part.recompute = settings.checkpointing
@@ -151,7 +153,9 @@ class Trainer:
         return total / count
 
     def _loss(self, group: list[Any]) -> Tensor:
-        return self.objective.loss(self.network, group, adapter=self.adapter, device=self.device)[0]
+        loss, count = self.objective.loss(self.network, group, adapter=self.adapter, device=self.device)
+        penalty = self.penalty()
+        return loss if penalty is None else loss + count * penalty
 
     def _must_be_number(self, total: float) -> None:
         if not math.isfinite(total):

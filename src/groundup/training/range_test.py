@@ -182,7 +182,7 @@ def find_learning_rate(
     trainer = Trainer(
         in_format(exact, machine.FORMATS[precision]), trained, train, valid,
         replace(given, steps=steps, precision=precision, learning_rate=lowest, average=None),
-        objective=objective, out=Path(), adapter=name, keep=lambda path: None, device=model.device,
+        objective=objective, penalty=lambda: method.penalty(exact, name), out=Path(), adapter=name, keep=lambda path: None, device=model.device,
     )  # fmt: skip
     torch.manual_seed(given.seed)
     groups = trainer.groups(Place(0, 0))
