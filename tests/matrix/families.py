@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import transformers
 
+import groundup as gu
+from groundup import models
 from groundup.model import Model
 from groundup.nn.cache import Fresh, Slots
 from groundup.nn.stack import EncoderDecoder
@@ -35,9 +37,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,
          "intermediate_size": 37, "max_position_embeddings": 64, "sliding_window": 4},
     ),
+    "qwen2": (
+        "Qwen2ForCausalLM",
+        {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,
+         "intermediate_size": 37, "max_position_embeddings": 64},
+    ),
     "qwen3": (
         "Qwen3ForCausalLM",
         {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 8,
+         "intermediate_size": 37, "max_position_embeddings": 64},
+    ),
+    "gemma": (
+        "GemmaForCausalLM",
+        {"hidden_size": 35, "num_hidden_layers": 2, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 8,
          "intermediate_size": 37, "max_position_embeddings": 64},
     ),
     "gemma2": (
@@ -49,28 +61,48 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "BertForMaskedLM",
         {"hidden_size": 35, "num_hidden_layers": 2, "num_attention_heads": 5, "intermediate_size": 41},
     ),
+    "roberta": (
+        "RobertaForMaskedLM",
+        {"hidden_size": 35, "num_hidden_layers": 2, "num_attention_heads": 5, "intermediate_size": 41,
+         "max_position_embeddings": 64},
+    ),
+    "distilbert": ("DistilBertForMaskedLM", {"dim": 35, "n_layers": 2, "n_heads": 5, "hidden_dim": 41}),
     "t5": (
         "T5ForConditionalGeneration",
         {"d_model": 35, "d_kv": 6, "d_ff": 41, "num_layers": 2, "num_heads": 5, "decoder_start_token_id": 0},
     ),
+    "transformer": (  # no reference has it: ours writes its own file
+        "", {"d_model": 35, "num_heads": 5, "d_ff": 41, "encoder_layers": 2, "decoder_layers": 2, "vocab_size": 97},
+    ),
 }  # fmt: skip
+ENCODERS = {"bert", "distilbert", "roberta"}
+TWO_HALVES = {"t5", "transformer"}
 LENGTHS = (5, 11, 1, 7)
 
 
 def written(new_folder: Callable[[str], Path]) -> Callable[[str], Path]:
-    """A tiny random checkpoint of each family, written by the reference library."""
+    """A tiny random checkpoint of each family, written by the reference library where that has it."""
     kept: dict[str, Path] = {}
 
     def make(family: str) -> Path:
         if family not in kept:
             name, config = FAMILIES[family]
-            reference = getattr(transformers, name)(transformers.AutoConfig.for_model(family, **IDS, **config))
+            ours = None if name else gu.build(getattr(models, family).Config(**config))
+            made = (
+                ours.network
+                if ours is not None
+                else getattr(transformers, name)(transformers.AutoConfig.for_model(family, **IDS, **config))
+            )
             generator = torch.Generator().manual_seed(1)
-            for place, parameter in reference.named_parameters():
+            for place, parameter in made.named_parameters():
                 gain = parameter.ndim == 1 and place.endswith("weight")
                 parameter.data = torch.randn(parameter.shape, generator=generator) * 0.25 + gain
             kept[family] = new_folder(family)
-            reference.save_pretrained(kept[family])
+            if ours is not None:
+                gu.save(ours, kept[family] / "model")
+                kept[family] /= "model"
+            else:
+                made.save_pretrained(kept[family])
         return kept[family]
 
     return make

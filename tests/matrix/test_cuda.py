@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, logits
+from families import ENCODERS, FAMILIES, TWO_HALVES, logits
 from test_laws import ADAPTERS, CASES
 
 import groundup as gu
@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
     pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS"),  # the backward pass has a thread of its own
 ]
-DECODERS = sorted(set(FAMILIES) - {"bert", "t5"})
+DECODERS = sorted(set(FAMILIES) - ENCODERS - TWO_HALVES)
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -58,7 +58,7 @@ def both(folders: Any, family: str, case: str | None) -> list[gu.Model]:
 def test_logits_are_the_processors(folders, family, case):
     ours, there = both(folders, family, case)
     close(logits(there), logits(ours))
-    if family != "bert":
+    if family not in ENCODERS:
         close(logits(there, kept=True), logits(ours))
 
 
@@ -73,7 +73,7 @@ def test_rows_of_one_batch_use_adapters_of_different_kinds(folders, family):
     close(found[1], found[0])
 
 
-@pytest.mark.parametrize("family", [*DECODERS, "t5"])
+@pytest.mark.parametrize("family", [*DECODERS, *sorted(TWO_HALVES)])
 @pytest.mark.parametrize(
     "how", [Sampling(9, temperature=0), Sampling(9, temperature=0, beams=3), Sampling(9, seed=3)], ids=str
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import FAMILIES, call, close, logits, stirred
+from families import ENCODERS, FAMILIES, TWO_HALVES, call, close, logits, stirred
 
 import groundup as gu
 from groundup.core.errors import UsageError
@@ -39,7 +39,7 @@ ADAPTERS = sorted(set(CASES) - {"freeze", "full"})
 def tuned(folders, family: str, case: str, name: str = "mine"):
     """The model with this method on it, or a skip where the method has said why it has no place here."""
     base = gu.load(folders(family))
-    if case == "bitfit" and family in ("gemma2", "llama", "mistral", "mpt", "qwen3", "t5"):
+    if case == "bitfit" and family in ("gemma", "gemma2", "llama", "mistral", "mpt", "qwen3", "t5"):
         with pytest.raises(UsageError, match="biases"):
             gu.adapt(base, CASES[case])
         pytest.skip("no biases in this family: refused")
@@ -105,17 +105,17 @@ class TestAdapters:
         assert all(bool(p.grad is not None and p.grad.ne(0).any()) for n, p in own.items() if n not in unseen)
 
     def test_in_a_cache_it_is_the_same(self, folders, family, case):
-        if family == "bert":
+        if family in ENCODERS:
             pytest.skip("an encoder has no cache of generation")
         _, model = tuned(folders, family, case)
         stirred(model)
         close(logits(model, kept=True), logits(model))
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"bert"}))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - ENCODERS))
 def test_rows_of_one_batch_use_adapters_of_different_kinds(folders, family):
     model = gu.load(folders(family))
-    kinds = ["prefix", "lora", "prompt"] if family == "t5" else ["lora", "prompt", "prefix", "ia3"]
+    kinds = ["prefix", "lora", "prompt"] if family in TWO_HALVES else ["lora", "prompt", "prefix", "ia3"]
     kinds = [*kinds, "llama-adapter", "bottleneck"]
     for seed, kind in enumerate(kinds):
         model = stirred(gu.adapt(model, CASES[kind], name=kind), kind, seed)

@@ -84,6 +84,8 @@ MODULES = {
     "openai-gpt": (["c_attn", "mlp.c_proj"], "attn.q attn.k attn.v mlp.down"),
     "mistral": (["q_proj", "k_proj", "o_proj"], "attn.q attn.k attn.o"),
     "gemma2": (["q_proj", "v_proj", "down_proj"], "attn.q attn.v mlp.down"),
+    "qwen2": (["q_proj", "v_proj", "up_proj"], "attn.q attn.v mlp.up"),
+    "roberta": (["query", "value"], "attn.q attn.v"),
     "qwen3": (["q_proj", "k_proj", "gate_proj"], "attn.q attn.k mlp.gate"),
 }
 

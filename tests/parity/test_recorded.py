@@ -1,7 +1,8 @@
 """What the public models' files really hold: names, shapes and configs, old spellings included (`recorded/*.json`).
 
-all-minilm-l6-v2 was read from the file; the others were written down from what is known of theirs. `{i}` stands for
-every layer. Nothing may be left over, on either side, and what we would write is what the reference looks for.
+Each says how it is `known`: all-minilm-l6-v2 was read from the file; of the others the names and shapes are those that the
+reference writes, and what old files hold beside (`IGNORED`, `COPIES`, `BESIDE`) and their configs are from memory. `{i}`
+stands for every layer. Nothing may be left over, on either side, and what we would write is what the reference looks for.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from groundup import models
@@ -29,6 +31,7 @@ IGNORED = {
     "all-minilm-l6-v2": {"embeddings.position_ids"},
     "bert-base-chinese": {"cls.seq_relationship.weight", "cls.seq_relationship.bias"},
     "bert-base-uncased": {"cls.seq_relationship.weight", "cls.seq_relationship.bias"},
+    "roberta-base": {"roberta.embeddings.position_ids"},
     "distilgpt2": {"transformer.h.{i}.attn.bias", "transformer.h.{i}.attn.masked_bias"},
     "gpt2": {"h.{i}.attn.bias"},
     "llama-7b": {"model.layers.{i}.self_attn.rotary_emb.inv_freq"},
@@ -36,8 +39,18 @@ IGNORED = {
     "pythia-70m": {f"gpt_neox.layers.{{i}}.attention.{n}" for n in ("bias", "masked_bias", "rotary_emb.inv_freq")},
     "t5-small": {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"},
 }
+POOLER = {"pooler.dense.weight", "pooler.dense.bias"}
+# what a file holds and we read, and the reference's class of that name does not write
+BESIDE = {
+    "bert-base-chinese": {"cls.predictions.decoder.weight", *(f"bert.{n}" for n in POOLER)},
+    "bert-base-uncased": {f"bert.{n}" for n in POOLER},
+    "distilgpt2": {"lm_head.weight"},
+    "roberta-base": {f"roberta.{n}" for n in POOLER},
+}
 REFERENCE = {
     "bert": transformers.BertForMaskedLM,
+    "distilbert": transformers.DistilBertForMaskedLM,
+    "roberta": transformers.RobertaForMaskedLM,
     "bloom": transformers.BloomForCausalLM,
     "gpt2": transformers.GPT2LMHeadModel,
     "gpt_neox": transformers.GPTNeoXForCausalLM,
@@ -126,6 +139,29 @@ def test_what_we_write_is_what_the_reference_looks_for(file: Path) -> None:
 
 
 ALWAYS_TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+
+SMALL = dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "intermediate_size", "d_ff", "hidden_dim"), 8)
+SMALL |= dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 2)
+SMALL |= {"num_key_value_heads": 1, "d_kv": 4, "head_dim": 4, "max_position_embeddings": 16, "n_positions": 16}
+OWN = {"vocab_size": 9, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_the_recorded_names_are_those_that_the_reference_writes(file: Path, tmp_path: Path) -> None:
+    """A small model of as many layers, saved by the reference; no name of these lists is a slip of memory."""
+    public, tensors, layers = read(file)
+    small = {key: SMALL.get(key, value) for key, value in public.items() if value is not None} | OWN
+    reference = getattr(transformers, public["architectures"][0].replace("MPT", "Mpt"))
+    reference(transformers.AutoConfig.for_model(**small)).save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as written:
+        names = set(written.keys())
+    prefix = reference.base_model_prefix + "."
+    bare = reference.__name__.endswith("Model") or any(n.startswith(prefix) for n in tensors)
+    more = IGNORED.get(file.stem, set()) | set(COPIES.get(file.stem, ())) | BESIDE.get(file.stem, set())
+    more = {n.replace("{i}", str(i)) for n in more for i in range(layers)}
+    recorded = {n.replace(".gamma", ".weight").replace(".beta", ".bias") for n in tensors if n not in more}
+    assert {n if bare or n.startswith("lm_head") else prefix + n for n in recorded} == names
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
