@@ -187,7 +187,7 @@ def test_the_words_are_learned_beside_the_label(tmp_path: Path) -> None:
     plain = replace(scratch("gpt2", SIZES["gpt2"], tokenizer), adapter=None, methods={})
     labels = Labels(("down", "up"))
     made = with_labels(plain, labels, words=True)
-    ids = [made.words.encode(row["text"]) for row in TEST[:2]]
+    ids = [made.words.encode(text) for text in (TEST[0]["text"], f"{TEST[1]['text']} {TEST[0]['text']} a")]
     rows = [Judged(row, [True] * len(row), [[0.0, 1.0]]) for row in ids]
     network = made.network.train()
     label, words = (float(label_loss(network, rows, labels=labels, auxiliary=a)[0]) for a in (0.0, 1.0))
