@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from groundup.peft.ia3 import IA3
     from groundup.peft.llama_adapter import LlamaAdapter
     from groundup.peft.lora import LoRA
+    from groundup.peft.mixture import PromptMixture
     from groundup.peft.prefix import PrefixTuning
     from groundup.peft.prompt import Prompt
 
@@ -50,6 +51,7 @@ __all__ = [
     "LoRA",
     "IA3",
     "Prompt",
+    "PromptMixture",
     "PrefixTuning",
     "LlamaAdapter",
     "Bottleneck",
@@ -76,6 +78,7 @@ _HOMES = {name: "groundup.api" for name in __all__ if name not in _ROOMS} | {
     "LoRA": "groundup.peft.lora",
     "IA3": "groundup.peft.ia3",
     "Prompt": "groundup.peft.prompt",
+    "PromptMixture": "groundup.peft.mixture",
     "PrefixTuning": "groundup.peft.prefix",
     "LlamaAdapter": "groundup.peft.llama_adapter",
     "Bottleneck": "groundup.peft.bottleneck",

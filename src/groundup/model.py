@@ -36,7 +36,7 @@ from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
 from groundup.nn.step import Step, stacked
 from groundup.nn.surgery import canonical, shared, tensors
 from groundup.peft.adapted import refuse_stack
-from groundup.peft.front import lay, length
+from groundup.peft.front import PART, lay, length
 from groundup.peft.method import Method, plain
 
 Messages = Sequence[Mapping[str, Any]]
@@ -324,7 +324,7 @@ class Model:
         """
         names = stacked(adapter)
         for name in names:
-            if name not in self.methods:
+            if name.partition(PART)[0] not in self.methods:
                 raise UsageError(f"no adapter {name!r} here; there are {', '.join(self.methods) or 'none'}")
             if len(names) > 1 and self.methods[name].whole:
                 raise UsageError(

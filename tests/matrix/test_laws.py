@@ -15,6 +15,7 @@ from groundup.peft.ia3 import IA3
 from groundup.peft.llama_adapter import LlamaAdapter
 from groundup.peft.lora import LoRA
 from groundup.peft.methods import METHODS
+from groundup.peft.mixture import PromptMixture
 from groundup.peft.prefix import PrefixTuning
 from groundup.peft.prompt import Prompt
 
@@ -47,7 +48,8 @@ def tuned(folders, family: str, case: str, name: str = "mine"):
 
 
 def test_every_method_is_here():
-    assert {type(m) for m in CASES.values()} == set(METHODS.values())
+    # a mixture is learned by a loss of its own: tests/training/test_mixture.py
+    assert {type(m) for m in CASES.values()} == set(METHODS.values()) - {PromptMixture}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,6 +14,7 @@ from groundup.inputs.tokenizer import Encoded
 from groundup.nn.cache import Fresh, Shared
 from groundup.nn.step import Step
 from groundup.peft.front import lay, length
+from groundup.peft.mixture import mixture
 
 TOKENS = 4096  # tokens of a call, at most; a longer row comes alone
 CHUNK = 256  # predictions scored at once: 50 MB of scores for a vocabulary of 49,152
@@ -58,7 +59,13 @@ def nll_each(
     device: torch.device | str = "cpu",
     tokens: int = TOKENS,
 ) -> list[tuple[float, int]]:
-    """`nll` of each row on its own."""
+    """`nll` of each row on its own; under a mixture of prompts, of the sum of what its prompts give."""
+    mixed = mixture(network, adapter)
+    if mixed is not None:
+        apart = [nll_each(network, rows, adapter=name, device=device, tokens=tokens) for name in mixed[0]]
+        given = torch.tensor([[s for s, _ in each] for each in apart], dtype=torch.float64)
+        together = -torch.logsumexp(mixed[1].double().cpu()[:, None] - given, 0)
+        return [(s, n) for s, (_, n) in zip(together.tolist(), apart[0], strict=True)]
     was = network.training
     network.eval()
     try:

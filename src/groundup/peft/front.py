@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from groundup.nn.step import Apart, Cache, Memory, Spliced, Step, stacked
 
+PART = "~"  # between a mixture's name and the number of one of its prompts
 Keys = Mapping[str, tuple[Float[Tensor, "P Hkv Dh"], Float[Tensor, "P Hkv Dh"]]]
 
 
@@ -31,8 +32,8 @@ class Front(nn.Module):
 
     tokens: int = 0
 
-    def vectors(self) -> Float[Tensor, "P D"] | None:
-        """Stand-ins for the embeddings of P tokens."""
+    def vectors(self, part: int | None = None) -> Float[Tensor, "P D"] | None:
+        """Stand-ins for the embeddings of P tokens; part: of a mixture, which prompt's."""
         return None
 
     def keys(self) -> Keys:
@@ -64,12 +65,13 @@ def length(network: nn.Module, adapters: str | None | Sequence[str | None]) -> i
     if not held:
         return 0
     names = [adapters] if adapters is None or isinstance(adapters, str) else adapters
-    return max((sum(front.tokens for front in _of(held, name)) for name in dict.fromkeys(names)), default=0)
+    return max((sum(front.tokens for front, _ in _of(held, name)) for name in dict.fromkeys(names)), default=0)
 
 
-def _of(held: Mapping[str, Front], name: str | None) -> list[Front]:
-    """The fronts of the adapters in "a+b", a's first."""
-    return [held[each] for each in stacked(name) if each in held]
+def _of(held: Mapping[str, Front], name: str | None) -> list[tuple[Front, int | None]]:
+    """The fronts of the adapters in "a+b", a's first; in "a~2", which part of a's."""
+    named = (each.partition(PART) for each in stacked(name))
+    return [(held[base], int(part) if part else None) for base, _, part in named if base in held]
 
 
 def lay(
@@ -110,7 +112,7 @@ def lay(
     put: list[Tensor] = []
     for row, name, new in zip(rows, names, begins, strict=True):
         mine = used[name] if new and half != "decoder" else []
-        vectors = [one for front in mine if (one := front.vectors()) is not None]
+        vectors = [one for front, part in mine if (one := front.vectors(part)) is not None]
         before = sum(map(len, vectors))
         where += range(len(flat), len(flat) + before)
         put += vectors
@@ -127,21 +129,24 @@ def lay(
     return torch.tensor(flat, device=device), step, own
 
 
-def _keys(fronts: Sequence[Front]) -> Keys:
+def _keys(fronts: Sequence[tuple[Front, int | None]]) -> Keys:
     """The keys and values of several fronts, the first one's first."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    for front in fronts:
+    for front, _ in fronts:
         for path, (k, v) in front.keys().items():
             found[path] = (torch.cat([found[path][0], k]), torch.cat([found[path][1], v])) if path in found else (k, v)
     return found
 
 
 def _beside(
-    network: nn.Module, names: Sequence[str | None], used: Mapping[str | None, Sequence[Front]], step: Step
+    network: nn.Module,
+    names: Sequence[str | None],
+    used: Mapping[str | None, Sequence[tuple[Front, int | None]]],
+    step: Step,
 ) -> dict[str, tuple[Apart, ...]]:
     found: dict[str, tuple[Apart, ...]] = {}
     for name, mine in used.items():
-        kept = [] if name is None else [pair for front in mine for pair in front.beside(network, name).items()]
+        kept = [] if name is None else [pair for front, _ in mine for pair in front.beside(network, name).items()]
         if not kept:
             continue
         rows = [i for i, n in enumerate(names) if n == name]

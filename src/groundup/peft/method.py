@@ -36,6 +36,7 @@ class Method(ABC):
     peft_type      the name in adapter_config.json
     whole          the base's own numbers are trained: what is saved is a whole model
     learning_rate  the highest one that it usually needs
+    objective      the one objective that it learns by, where it is not all of them
     head_prefix    what PEFT writes before the name of a head that is trained beside it
     """
 
@@ -43,6 +44,7 @@ class Method(ABC):
     peft_type: ClassVar[str]
     whole: ClassVar[bool] = False
     learning_rate: ClassVar[float] = 1e-3
+    objective: ClassVar[str | None] = None
     head_prefix: ClassVar[str] = PREFIX
 
     @abstractmethod

@@ -150,6 +150,8 @@ def conduct(
     """
     assert model.adapter is not None
     method, name = model.method, model.adapter
+    if method.objective not in (None, objective.name):
+        raise UsageError(f"a {method.kind} learns text that a decoder writes, not {objective.name} rows; take a prompt")
     identity = {
         "base": base_facts(model),
         "method": {"kind": method.kind, **asdict(method)},

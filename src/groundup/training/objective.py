@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from groundup.data.encode import EncodedRows, encode_all
-from groundup.inference.score import lay_trained
+from groundup.inference.score import lay_trained, nll_each
 from groundup.inputs.tokenizer import Encoded
 from groundup.nn.stack import Decoder
 from groundup.nn.step import Step
+from groundup.peft.mixture import mixture
 
 CHUNK = 128  # predictions scored at once: 25 MB of scores for a vocabulary of 49,152
 
@@ -70,11 +71,43 @@ def causal_loss(
 
     smoothing  as in `scored`, in training alone
     """
+    smoothing = smoothing if network.training else 0.0
+    mixed = mixture(network, adapter)
+    if mixed is not None:
+        return _mixed_loss(network, rows, *mixed, device=device, smoothing=smoothing)
     call = lay_trained(network, rows, adapter=adapter, device=device)
     assert network.head is not None
     x = network.run(call.ids, call.step).index_select(0, call.at)
-    smoothing = smoothing if network.training else 0.0
     return scored(network.head, x, call.wanted, call.step.take(call.at), smoothing), len(call.wanted)
+
+
+def _mixed_loss(
+    network: Decoder,
+    rows: Sequence[Encoded],
+    names: Sequence[str],
+    weights: Float[Tensor, " K"],
+    *,
+    device: torch.device | str,
+    smoothing: float,
+) -> tuple[Float[Tensor, ""], int]:
+    """-Σ log Σ_k exp(weights_k) p_k(row), a row's tokens together; adapters `names` give the p_k (arXiv 2104.06599, 3.3).
+
+    Its gradient is Σ_k r_k ∇(-log p_k), r_k: prompt k's share in the row, so the shares are found first, without gradients.
+    """
+    each = [[s for s, _ in nll_each(network, rows, adapter=name, device=device)] for name in names]
+    joint = weights[:, None] - torch.tensor(each, device=device)
+    total = -joint.logsumexp(0).sum()
+    count = sum(sum(row.trained[1:]) for row in rows)
+    if not torch.is_grad_enabled():
+        return total, count
+    assert network.head is not None
+    for name, share in zip(names, joint.detach().softmax(0), strict=True):
+        call = lay_trained(network, rows, adapter=name, device=device)
+        x = network.run(call.ids, call.step).index_select(0, call.at)
+        shares = share[torch.tensor(call.owner, device=device)]
+        part = scored(network.head, x, call.wanted, call.step.take(call.at), smoothing, shares)
+        total = total + part - part.detach()
+    return total, count
 
 
 def scored(
