@@ -37,6 +37,13 @@ def test_methods(starter):
 
 
 @pytest.mark.timeout(600)
+def test_vera(starter, tmp_path):
+    starter("smollm2-135m-instruct")
+    said = run(EXAMPLES / "vera.py", tmp_path / "run", 4)
+    assert "vera: 24,960 trained numbers in 120 tensors" in said and "merged, the logits move by" in said
+
+
+@pytest.mark.timeout(600)
 def test_look(starter, tmp_path):
     starter("smollm2-135m-instruct")
     starter("all-minilm-l6-v2")
@@ -68,4 +75,6 @@ def test_newsroom(tmp_path):
 
 
 def test_examples_are_short():
-    assert all(len(p.read_text().splitlines()) < 40 for p in EXAMPLES.glob("*.py") if p.name != "newsroom.py")
+    assert all(
+        len(p.read_text().splitlines()) < 40 for p in EXAMPLES.glob("*.py") if p.name not in ("newsroom.py", "vera.py")
+    )
