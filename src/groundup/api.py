@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from groundup.core.config import FamilyConfig
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import atomic_folder, cache_dir, read_json
 from groundup.data import encode, rows
-from groundup.evaluation.cost import PASSAGES, cost
+from groundup.evaluation.cost import PASSAGES, cost, read_all
 from groundup.evaluation.judging import choice_report, facts_of, label_report
 from groundup.evaluation.metrics import perplexity
 from groundup.evaluation.report import Report
@@ -273,27 +274,38 @@ def quantize(
     to: str | Kind,
     *,
     targets: str = "all",
+    calibrate: str | Path | Sequence[dict[str, Any]] | None = None,
     data: str | Path | Sequence[dict[str, Any]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """The model with weights in fewer bits; what it shares with the one that was given stays shared.
 
-    to       int8, int4, nf4, fp4, llm-int8, q8_0, q4_0, q4_1, with settings as `nf4:block=128`; or a kind itself
-    targets  the ends of weights' names ("attn.q mlp.down", "embed.tokens", "head"), or all: the linears of the blocks
-    data     rows that both models read, the first 64, to find out what it costs (left out: eight short passages)
+    to         int8, int4, nf4, fp4, llm-int8, static-int8, q8_0, q4_0, q4_1, with settings as `nf4:block=128`; or a kind itself
+    targets    the ends of weights' names ("attn.q mlp.down", "embed.tokens", "head"), or all: the linears of the blocks
+    calibrate  rows whose activations tell how to round, the first 16,384 tokens of them: of q8_0, q4_0 and q4_1 by GPTQ (arXiv
+               2210.17323); static-int8 needs them for its ranges
+    data       rows that both models read, the first 64, to find out what it costs (left out: eight short passages)
 
     The last of the result's `costs` says what it saves and costs; `save` keeps them in ledger.json. Raises UsageError for
     a kind or a target that is none, and for weights that are stored in few bits already.
     """
     kind = parse(to) if isinstance(to, str) else to
-    network, names = shrink.store(model.network, kind, targets)
+    run = None if calibrate is None else partial(read_all, model, _ids_of(model, calibrate, most=1024))
+    network, names = shrink.store(model.network, kind, targets, run)
     made = replace(model, network=network)
     lost = cost(model, made, PASSAGES if data is None else _ids_of(model, data), on_progress=on_progress)
     before, after = shrink.nbytes(model.network), shrink.nbytes(network)
     note = (
         f"{len(names)} weights stored as {line(kind)}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after; {lost}"
     )
-    facts = {"to": line(kind), "targets": targets, "bytes_before": before, "bytes_after": after, **lost.facts()}
+    facts = {
+        "to": line(kind),
+        "targets": targets,
+        "calibrated": calibrate is not None,
+        "bytes_before": before,
+        "bytes_after": after,
+        **lost.facts(),
+    }
     return replace(made, notes=[*model.notes, note], costs=[*model.costs, facts])
 
 

@@ -19,6 +19,7 @@ def run(
     out: Path,
     to: str = "int8",
     targets: str = "all",
+    calibrate: Path | None = None,
     data: Path | None = None,
     max_kl: float | None = None,
     which: Which = Which(),
@@ -36,9 +37,12 @@ def run(
     out
         The folder to write; it must not exist yet.
     to
-        int8, int4, nf4, fp4, llm-int8, q8_0, q4_0, q4_1; with settings as "nf4:block=128,double=false".
+        int8, int4, nf4, fp4, llm-int8, static-int8, q8_0, q4_0, q4_1; with settings as "nf4:block=128,double=false".
     targets
         Which weights, by the ends of their names ("attn.q mlp.down", "embed.tokens", "head"), or all: the linears of blocks.
+    calibrate
+        Rows whose activations tell how to round (their first 16,384 tokens): int4, q4_0, q4_1 and q8_0 lose less with them (GPTQ);
+        static-int8 needs them.
     data
         Rows that both models read (the first 64). Left out: eight short passages.
     max_kl
@@ -51,7 +55,7 @@ def run(
     if lm.adapter is not None:
         raise UsageError("weights and an adapter are written apart: groundup merge first, or quantize the base alone")
     with Progress("text") as progress:
-        small = api.quantize(lm, to, targets=targets, data=data, on_progress=progress.update)
+        small = api.quantize(lm, to, targets=targets, calibrate=calibrate, data=data, on_progress=progress.update)
     facts = dict(small.costs[-1])
     if max_kl is not None and facts.get("kl", 0.0) > max_kl:
         raise GateError(f"KL is {facts['kl']:.3g} nats a token, above the bar of {max_kl:g}: nothing was written")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from groundup.model import Model
 from groundup.nn.cache import Fresh
@@ -109,6 +109,24 @@ def _rows(model: Model, texts: Sequence[str | list[int]]) -> list[list[int]]:
         return model.encode(text)
 
     return [row[: model.room] for number, text in enumerate(texts) if (row := ids(number, text))]
+
+
+@torch.inference_mode()
+def read_all(model: Model, rows: Sequence[list[int]], network: nn.Module, most: int = 16384) -> None:
+    """Send rows through the blocks of a network like the model's in one call; what would make it more than `most` tokens is cut."""
+    kept: list[list[int]] = []
+    for row in rows:
+        room = min(most - sum(map(len, kept)), model.room or most)
+        if row[:room]:
+            kept.append(row[:room])
+    if isinstance(network, EncoderDecoder):
+        x, step, _ = lay(network, kept, Fresh(), half="encoder", device=model.device)
+        memory = network.encode(x, step)
+        x, step, _ = lay(network, kept, Fresh(), memory=memory, half="decoder", device=model.device)
+        network.decoder.run(x, step)
+        return
+    x, step, _ = lay(network, kept, Fresh(), device=model.device)
+    network.run(x, step)  # type: ignore[operator]
 
 
 @torch.inference_mode()

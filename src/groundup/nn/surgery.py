@@ -99,7 +99,7 @@ def match(names: Iterator[str] | list[str], targets: str) -> list[str]:
     for word in words:
         hits = {n for n in names if word == "all" or n == word or n.endswith("." + word)}
         if word == "all":
-            hits = {n for n in hits if not n.startswith(("head", "pooler", "labels")) and "embed." not in n}
+            hits = {n for n in hits if "blocks" in n.split(".")}
         if not hits:
             kinds = sorted({".".join(n.split(".")[-2:]) for n in names})
             raise UsageError(f"targets: {word!r} names no part of this model; there are {', '.join(kinds)}")

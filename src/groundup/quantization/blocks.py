@@ -10,7 +10,7 @@ width is no whole number of blocks is filled up with zeros.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +21,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from groundup.core.errors import UsageError
+from groundup.quantization.gptq import compensate
+from groundup.quantization.listen import Gram
 from groundup.quantization.stored import Kind, Stored
 from groundup.quantization.taken import take
 
@@ -76,6 +78,51 @@ UNPACK = {
 }
 
 
+def _bytes(numbers: Float[Tensor, " O"]) -> UInt8[Tensor, "O 2"]:
+    return numbers.to(torch.float16)[:, None].view(torch.uint8)
+
+
+def _nibbles(codes: Float[Tensor, "O 32"]) -> UInt8[Tensor, "O 16"]:
+    whole = codes.to(torch.uint8)
+    return whole[:, :16] | whole[:, 16:] << 4
+
+
+PACK: dict[
+    str, Callable[[Tensor, Tensor, Tensor], Tensor]
+] = {  # scale [O], least [O], codes [O, 32] -> bytes of a block
+    "q8_0": lambda d, m, q: torch.cat([_bytes(d), q.to(torch.int8).view(torch.uint8)], 1),
+    "q4_0": lambda d, m, q: torch.cat([_bytes(d), _nibbles(q)], 1),
+    "q4_1": lambda d, m, q: torch.cat([_bytes(d), _bytes(m), _nibbles(q)], 1),
+}
+
+
+def _half(numbers: Tensor) -> Tensor:
+    return numbers.to(torch.float16).float()
+
+
+def _symmetric(group: Float[Tensor, "O 32"]) -> tuple[Tensor, Tensor, int, int]:
+    scale = _half(group.abs().amax(1) / 127)
+    return scale, torch.zeros_like(scale), -127, 127
+
+
+def _around_eight(group: Float[Tensor, "O 32"]) -> tuple[Tensor, Tensor, int, int]:
+    """Seven steps to the larger side and eight to the other; a scale is above 0, unlike in llama.cpp's rounding."""
+    scale = _half(torch.maximum(group.amax(1) / 7, -group.amin(1) / 8))
+    return scale, -8 * scale, 0, 15
+
+
+def _from_the_least(group: Float[Tensor, "O 32"]) -> tuple[Tensor, Tensor, int, int]:
+    least = _half(group.amin(1))
+    return _half((group.amax(1) - least) / 15), least, 0, 15
+
+
+GRIDS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor, int, int]]] = {  # scale, least, and the range of codes
+    "q8_0": _symmetric,
+    "q4_0": _around_eight,
+    "q4_1": _from_the_least,
+}
+
+
 def _by_gguf(packed: Tensor, name: str) -> Tensor:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
@@ -103,6 +150,35 @@ class BlockKind(Kind):
             raise UsageError(f"{self.name}: such blocks are read, not made; make q8_0, q4_0 or q4_1") from None
         held = torch.from_numpy(packed).to(weight.device)
         return Blocks(self, (weight.shape[0], weight.shape[1]), {"packed": held})
+
+    def observer(self) -> Gram:
+        if self.name not in GRIDS:
+            raise UsageError(f"{self.name}: such blocks are read, not made; make q8_0, q4_0 or q4_1")
+        return Gram()
+
+    def calibrated(self, weight: Float[Tensor, "O I"], seen: Gram) -> Blocks:
+        """The same blocks, each column rounded so that the columns behind it make up for the error (GPTQ)."""
+        assert seen.total is not None
+        numbers, _ = sizes(self.name)
+        more = -weight.shape[1] % numbers
+        filled, gram = F.pad(weight.detach().float(), (0, more)), F.pad(seen.total, (0, more, 0, more))
+        packed = []
+
+        def grid(group: Tensor) -> Callable[[Tensor], Tensor]:
+            scale, least, lowest, highest = GRIDS[self.name](group)
+            codes: list[Tensor] = []
+
+            def onto(column: Tensor) -> Tensor:
+                found = torch.where(scale > 0, (column - least) / torch.where(scale > 0, scale, 1.0), 0.0)
+                codes.append(found.round().clamp(lowest, highest))
+                if len(codes) == numbers:
+                    packed.append(PACK[self.name](scale, least, torch.stack(codes, 1)))
+                return codes[-1] * scale + least
+
+            return onto
+
+        compensate(filled, gram, grid, numbers)
+        return Blocks(self, (weight.shape[0], weight.shape[1]), {"packed": torch.cat(packed, 1)})
 
     def read(self, held: Mapping[str, Tensor], shape: tuple[int, int]) -> Blocks:
         numbers, size = sizes(self.name)

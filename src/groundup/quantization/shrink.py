@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from torch import nn
@@ -11,6 +12,7 @@ from groundup.nn.linear import Holder
 from groundup.nn.stack import Stack
 from groundup.nn.storage import Dense
 from groundup.nn.surgery import canonical, match, shared
+from groundup.quantization.listen import calibrated
 from groundup.quantization.stored import Kind, Stored
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -21,10 +23,13 @@ def holders(network: nn.Module) -> dict[str, Holder]:
     return {canonical(path): part for path, part in network.named_modules() if isinstance(part, Holder)}
 
 
-def store(network: Network, kind: Kind, targets: str = "all") -> tuple[Network, list[str]]:
+def store(
+    network: Network, kind: Kind, targets: str = "all", run: Callable[[nn.Module], object] | None = None
+) -> tuple[Network, list[str]]:
     """A copy whose weights at `targets` are stored as `kind`, and the names of all that are (a tied head goes along).
 
     targets  the ends of names ("attn.q mlp.down"), or all: the linears of the blocks
+    run      reads texts in one call (`listen.calibrated`), for rounding by what they send through the linears
     Raises UsageError for a word that names nothing, and for a weight that is stored in few bits already.
     """
     network = shared(network)
@@ -33,16 +38,21 @@ def store(network: Network, kind: Kind, targets: str = "all") -> tuple[Network, 
     for part in network.modules():
         if isinstance(part, Stack) and part.format is None and isinstance(part.embed.tokens.weight, Dense):
             part.format = part.embed.tokens.weight.values.dtype  # rows of a stored table are float32
-    made: dict[int, Stored] = {}
     for holder in chosen:
-        if id(holder.weight) in made:
-            continue
         if isinstance(holder.weight, Stored):
             name = next(n for n, other in found.items() if other is holder)
             raise UsageError(f"{name} is stored as {holder.weight.kind.name} already: begin from the model as it was")
-        made[id(holder.weight)] = kind.store(holder.weight.dense())
+    before = {id(holder): holder.weight for holder in found.values()}  # kept alive, so that no id is given twice
+    made: dict[int, Stored] = {}
+    if run is not None:
+        made = calibrated(network, kind, chosen, run)
+    else:
+        for holder in chosen:
+            if id(holder.weight) not in made:
+                made[id(holder.weight)] = kind.store(holder.weight.dense())
     told = []
     for name, holder in found.items():
+        holder.weight = before[id(holder)]
         if id(holder.weight) in made:
             holder.weight = made[id(holder.weight)]
             told.append(name)

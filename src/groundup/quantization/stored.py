@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from groundup.core.errors import UsageError
+
 
 class Stored(nn.Module, ABC):
     """A frozen matrix [out, in] in fewer bits: a `nn.storage.Storage` whose `dense` is computed when it is asked for.
@@ -77,6 +79,16 @@ class _Product(torch.autograd.Function):
         return g @ ctx.storage.dense().to(g.dtype), None
 
 
+class Observer(ABC):
+    """What a kind wants to know of the activations of a linear; `tokens` counts what it saw."""
+
+    tokens: int = 0
+
+    @abstractmethod
+    def see(self, x: Float[Tensor, "N I"], y: Float[Tensor, "N O"]) -> None:
+        """What the linear was given, and what it gave."""
+
+
 @dataclass(frozen=True)
 class Kind(ABC):
     """Base of all kinds; a subclass is a frozen dataclass of its settings.
@@ -85,6 +97,14 @@ class Kind(ABC):
     """
 
     name: ClassVar[str]
+
+    def observer(self) -> Observer:
+        """What listens while texts are read. UsageError for kinds that do not round by texts."""
+        raise UsageError(f"{self.name} does not look at activations: leave the texts to calibrate by out")
+
+    def calibrated(self, weight: Float[Tensor, "O I"], seen: Any) -> Stored:
+        """The matrix in this kind, rounded with what the observer saw."""
+        raise NotImplementedError
 
     @abstractmethod
     def store(self, weight: Float[Tensor, "O I"]) -> Stored:
