@@ -280,7 +280,7 @@ def quantize(
 ) -> Model:
     """The model with weights in fewer bits; what it shares with the one that was given stays shared.
 
-    to         int8, int4, nf4, fp4, llm-int8, static-int8, q8_0, q4_0, q4_1, with settings as `nf4:block=128`; or a kind itself
+    to         bf16, fp16, int8, int4, nf4, fp4, llm-int8, static-int8, q8_0, q4_0, q4_1, with settings as `nf4:block=128`; or a kind itself
     targets    the ends of weights' names ("attn.q mlp.down", "embed.tokens", "head"), or all: the linears of the blocks
     calibrate  rows whose activations tell how to round, the first 16,384 tokens of them: of q8_0, q4_0 and q4_1 by GPTQ (arXiv
                2210.17323); static-int8 needs them for its ranges

@@ -14,6 +14,8 @@ from groundup.quantization.llm_int8 import LLMInt8
 
 SHAPES = [(64, 96), (37, 50), (128, 576), (7, 9), (1, 1)]
 MADE = [
+    "bf16",
+    "fp16",
     "int8",
     "int8:affine=true",
     "int8:per=tensor",
@@ -66,8 +68,8 @@ def test_zero_rows_and_extremes():
     w[1] = 1e30
     w[2, 3] = -7.0
     for name in MADE:
-        if name in ("q8_0", "q4_0", "int4"):  # their scales are float16
-            with pytest.raises(UsageError, match="too large"):
+        if name in ("fp16", "q8_0", "q4_0", "int4"):  # float16, or their scales are
+            with pytest.raises(UsageError, match="too large|is above"):
                 parse(name).store(w)
             w[1] = 1.0
         dense = parse(name).store(w).dense()
@@ -223,3 +225,24 @@ def test_names_and_settings():
                       "llm-int8:threshold=-1": "0 or more"}.items():  # fmt: skip
         with pytest.raises(UsageError, match=why):
             parse(text)
+
+
+# --- sixteen bits -----------------------------------------------------------------------------------------------------
+
+
+def test_halves_round_as_their_formats_say():
+    """The table of docs/shrink.md; float16 is numpy's, bfloat16 the upper half of float32 with halves to the even."""
+    values = torch.cat([drawn(1, 999, seed=7) * torch.logspace(-9, 4, 999), torch.tensor([[0.1, 257.0, 1e-8]])], 1)
+    assert torch.equal(
+        parse("fp16").store(values).dense(), torch.from_numpy(values.numpy().astype("float16").astype("float32"))
+    )
+    bits = values.view(torch.int32).long() & 0xFFFFFFFF
+    upper = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) << 16
+    upper = torch.where(upper >= 2**31, upper - 2**32, upper).to(torch.int32)
+    assert torch.equal(parse("bf16").store(values).dense(), upper.view(torch.float32))
+    said = {"bf16": [0.10009765625, 256.0, 1.0011717677116394e-08], "fp16": [0.0999755859375, 257.0, 0.0]}
+    for kind, wanted in said.items():
+        assert parse(kind).store(values).dense()[0, -3:].tolist() == wanted
+    assert parse("bf16").store(torch.tensor([[65520.0]])).dense().item() == 65536
+    with pytest.raises(UsageError, match="a weight of 6.55e.04 is above 65504"):
+        parse("fp16").store(torch.tensor([[65520.0]]))

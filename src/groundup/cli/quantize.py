@@ -37,7 +37,7 @@ def run(
     out
         The folder to write; it must not exist yet.
     to
-        int8, int4, nf4, fp4, llm-int8, static-int8, q8_0, q4_0, q4_1; with settings as "nf4:block=128,double=false".
+        bf16, fp16, int8, int4, nf4, fp4, llm-int8, static-int8, q8_0, q4_0, q4_1; with settings as "nf4:block=128,double=false".
     targets
         Which weights, by the ends of their names ("attn.q mlp.down", "embed.tokens", "head"), or all: the linears of blocks.
     calibrate
