@@ -36,9 +36,10 @@ from groundup.evaluation.cost import PASSAGES, cost, read_all
 from groundup.evaluation.judging import choice_report, facts_of, label_report
 from groundup.evaluation.metrics import perplexity
 from groundup.evaluation.report import Report
+from groundup.folders import probe, write_adapter, write_model
 from groundup.inference.score import nll
 from groundup.inputs.tokenizer import Tokenizer
-from groundup.model import Model, with_labels, write_adapter, write_model
+from groundup.model import Model, with_labels
 from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.nn.step import STACK, stacked
 from groundup.nn.surgery import shared
@@ -219,7 +220,7 @@ def add_adapter(model: Model, folder: str | Path, *, name: str | None = None) ->
 
 def _checked(model: Model, folder: Path, name: str) -> str:
     """That the adapter is for this base and takes effect; says so in a line."""
-    now = model.probe(name)
+    now = probe(model, name)
     if not any(now.effect):
         raise GroundupError(f"{folder}: this adapter changes nothing; was it trained?")
     if not (folder / "groundup.json").exists():
@@ -263,7 +264,7 @@ def merge(model: Model) -> Model:
     else:
         network = model.method.merged(model.network, model.adapter)
     merged = replace(model, network=network, adapter=None, methods={})
-    before, after = model.probe(model.adapter), merged.probe(model.adapter)
+    before, after = probe(model, model.adapter), probe(merged, model.adapter)
     moved = max(abs(a - b) for a, b in zip(before.with_it, after.without, strict=True))
     note = f"merged {model.adapter}: logits moved by at most {moved:.2g} on the probe"
     return replace(merged, notes=[*model.notes, note])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,13 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from groundup.checkpoints import adapters, save
-from groundup.checkpoints.adapters import Probe
 from groundup.checkpoints.load import Origin, labelled
-from groundup.checkpoints.starters import STARTERS
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import UsageError
-from groundup.core.labels import TASKS, Labels
+from groundup.core.labels import Labels
 from groundup.inference.classify import probabilities, scores
 from groundup.inference.decode import Answer, answer, stream
 from groundup.inference.embed import Pooling, cut, embed, sentences
@@ -34,10 +30,10 @@ from groundup.nn.heads import end_in_labels
 from groundup.nn.heads import fill as fill_head
 from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
 from groundup.nn.step import Step, stacked
-from groundup.nn.surgery import canonical, shared, tensors
+from groundup.nn.surgery import shared, tensors
 from groundup.peft.adapted import refuse_stack
 from groundup.peft.front import PART, lay, length
-from groundup.peft.method import Method, plain
+from groundup.peft.method import Method
 
 Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Messages
@@ -278,31 +274,6 @@ class Model:
             return [str(id) for id in ids]
         return [self.tokenizer.decode([id], skip_control=False) for id in ids]
 
-    def probe(self, adapter: str, words: int = 64) -> Probe:
-        """What an adapter changes on eight fixed ids, at some words: kept beside it and checked when it is loaded."""
-        vocabulary = int(self.config.to_public()["vocab_size"])
-        ids = [(7919 * (i + 1)) % vocabulary for i in range(8)]
-        places = [(104729 * i) % vocabulary for i in range(words)]
-        network, device = self.network, self.device
-        if self.config.labels is not None and isinstance(network, Decoder):
-            # judged at every token, whatever the head judges: two numbers alone are no yardstick of noise
-            told = [scores(network, [ids], [list(range(8))], adapter=a, device=device)[0] for a in (None, adapter)]
-            first, last = (said.flatten()[:words].tolist() for said in told)
-            return Probe(ids, list(range(len(first))), first, last)
-        with torch.inference_mode():
-            found = []
-            for name in (None, adapter):
-                if isinstance(network, EncoderDecoder):
-                    x, step, _ = lay(network, [ids], Fresh(), adapters=name, half="encoder", device=device)
-                    memory = network.encode(x, step)
-                    x, step, _ = lay(
-                        network, [ids], Fresh(), adapters=name, memory=memory, half="decoder", device=device
-                    )
-                else:
-                    x, step, _ = lay(network, [ids], Fresh(), adapters=name, device=device)
-                found.append(network(x, step)[-1, places].float().tolist())
-        return Probe(ids, places, found[0], found[1])
-
     # --- what it is ---------------------------------------------------------------------------------------------------
 
     def encode(self, prompt: Prompt, tools: Tools | None = None) -> list[int]:
@@ -425,73 +396,6 @@ def with_labels(model: Model, labels: Labels, *, seed: int = 0, words: bool = Fa
     assert network.labels is not None
     fill_head(network.labels, torch.Generator().manual_seed(seed))
     return replace(model, network=network.to(model.device), config=config)
-
-
-def head_of(network: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters of a head for labels, and of the pooler below it, by name; none where there is no such head."""
-    if getattr(network, "labels", None) is None:
-        return {}
-    return {
-        canonical(name).removesuffix(".values"): parameter
-        for name, parameter in network.named_parameters()
-        if canonical(name).startswith(("labels.", "pooler.")) and ".parts." not in name
-    }
-
-
-# --- into a folder ----------------------------------------------------------------------------------------------------
-
-
-def base_facts(model: Model) -> dict[str, Any]:
-    """What an adapter says of its base."""
-    origin = model.origin
-    return {
-        "name": origin.name,
-        "path": origin.name if origin.name in STARTERS else str(origin.path.resolve()),
-        "fingerprint": origin.fingerprint,
-        "format": origin.format,
-        "family": origin.family,
-        "tokenizer": None if model.tokenizer is None else model.tokenizer.fingerprint(),
-    }
-
-
-def write_model(model: Model, folder: Path) -> None:
-    """The base's weights as they stand, adapters left out, in the Hugging Face layout into an empty folder."""
-    generation = dict(model.generation)
-    if not generation and model.tokenizer is not None:
-        generation = {"eos_token_id": sorted(model.stop_ids), "do_sample": False}
-    facts: dict[str, Any] = {"base": base_facts(model), "notes": list(model.notes)}
-    if model.costs:
-        facts["costs"] = [dict(cost) for cost in model.costs]
-    network = plain(model.network)
-    if model.config.labels is not None:
-        network.head = None  # it may have learned words beside the labels; the layout holds no such head
-    save.write(folder, network, model.family, model.config, model.tokenizer, generation, facts)
-
-
-def write_adapter(model: Model, folder: Path) -> None:
-    """The adapter in use in PEFT's layout, with its base's name and its probe, into an empty folder."""
-    assert model.adapter is not None
-    rules, labels = model.family.hugging_face(model.config), model.config.labels
-    adapters.write(
-        folder,
-        model.network,
-        model.method,
-        model.adapter,
-        rules,
-        base=base_facts(model),
-        probe=model.probe(model.adapter),
-        settings={"task_type": _task(model.network) if labels is None else TASKS[labels.level]},
-        heads=head_of(model.network),
-        labels=labels,
-        transposed=any(o.name == "transpose" for r in rules.table for o in r.operations),
-    )
-
-
-def _task(network: torch.nn.Module) -> str | None:
-    """What PEFT calls the use of a network without a head for labels; it has no word for filling masks."""
-    if isinstance(network, EncoderDecoder):
-        return "SEQ_2_SEQ_LM"
-    return None if isinstance(network, Encoder) else "CAUSAL_LM"
 
 
 __all__ = ["Filter", "Messages", "Model", "Prompt"]

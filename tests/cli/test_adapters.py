@@ -11,6 +11,7 @@ import torch
 
 import groundup as gu
 from groundup.cli.main import main
+from groundup.folders import probe
 from groundup.models import llama
 from groundup.peft.prompt import SoftPrompt
 
@@ -41,7 +42,7 @@ def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def logits(model: gu.Model) -> torch.Tensor:
-    return torch.tensor(model.probe(str(model.adapter)).with_it)
+    return torch.tensor(probe(model, str(model.adapter)).with_it)
 
 
 def test_combine_writes_a_sum(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +71,7 @@ def test_several_adapters_are_used_one_over_the_other_and_merged(
     assert said(["merge", base, "--adapter", a, "--adapter", b, "--out", str(folders / "merged")], capsys)
     merged = gu.load(folders / "merged")
     want = logits(gu.load(base, adapter=[a, b]))
-    assert torch.allclose(torch.tensor(merged.probe("none").without), want, atol=1e-4)
+    assert torch.allclose(torch.tensor(probe(merged, "none").without), want, atol=1e-4)
     assert main(["merge", base, "--adapter", a, "--adapter", p, "--out", str(folders / "no")]) == 2
     assert "before every row" in capsys.readouterr().err
     assert isinstance(gu.load(a, adapter=p).network.adapters["mine2"], SoftPrompt)

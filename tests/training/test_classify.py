@@ -24,7 +24,8 @@ from groundup.evaluation.choices import choice_logprobs, choice_scores, picked
 from groundup.evaluation.labels import label_scores, spans
 from groundup.inference.classify import scores
 from groundup.inputs.train import train_tokenizer
-from groundup.model import Model, head_of, with_labels
+from groundup.model import Model, with_labels
+from groundup.nn.heads import head_of
 from groundup.training.classify import Judged, classify, label_loss
 from groundup.training.loop import Trainer
 from groundup.training.pretrain import scratch

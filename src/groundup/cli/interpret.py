@@ -12,10 +12,7 @@ from groundup.cli.output import note, result
 from groundup.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from groundup.interpret.tables import Positions
-    from groundup.model import Model
 
 app = App(
     help="Look inside a model: attention, layers, embeddings, positions, masks.",
@@ -348,16 +345,16 @@ def words_(
         Draw them into this .png file.
     """
     from groundup.interpret import pictures
-    from groundup.interpret.vectors import nearest_words
+    from groundup.interpret.vectors import nearest_words, of_file, of_prompt, of_text
 
     _checked(out)
     if text is not None and vectors is not None:
         raise UsageError("a text and --vectors exclude each other: give one of them")
     lm = open_model(model, which, place)
     if vectors is not None:
-        names, given = _of_file(vectors)
+        names, given = of_file(vectors)
     else:
-        names, given = _of_prompt(lm) if text is None else _of_text(lm, text)
+        names, given = of_prompt(lm) if text is None else of_text(lm, text)
     found = nearest_words(given, lm, top=top)
     if out is not None:
         pictures.nearest_words(found, out, names=names)
@@ -369,51 +366,6 @@ def words_(
     data = [{"name": n, "cosine": near.cosine, "distance": near.distance} for n, near in zip(names, found, strict=True)]
     result({"vectors": data, "out": out}, "\n".join(lines), as_json=common.json)
     _drawn(out)
-
-
-def _of_text(lm: Model, text: str) -> tuple[list[str], Tensor]:
-    """The tokens of a text, and their rows in the model's table."""
-    from groundup.interpret.vectors import table_of
-
-    ids = lm.encode(text) if lm.tokenizer is None else lm.tokenizer.encode(text, special=False)
-    if not ids:
-        raise UsageError("the text has no tokens: give another one")
-    return lm.pieces(ids), table_of(lm)[ids]
-
-
-def _of_prompt(lm: Model) -> tuple[list[str], Tensor]:
-    """Numbers for names, and the vectors of the soft prompt in use."""
-    from groundup.peft.front import fronts
-
-    front = fronts(lm.network).get(lm.adapter or "")
-    found = None if front is None else front.vectors()
-    if found is None:
-        raise UsageError("no soft prompt is in use here: give a text, an --adapter with one, or --vectors")
-    return [str(i) for i in range(len(found))], found
-
-
-def _of_file(path: Path) -> tuple[list[str], Tensor]:
-    """Numbers for names, and the vectors of a soft prompt or a .npy file."""
-    import numpy as np
-    import torch
-
-    from groundup.checkpoints.safetensors import open_safetensors
-
-    if path.suffix == ".npy":
-        try:
-            found = torch.from_numpy(np.load(path, allow_pickle=False)).float()
-        except ValueError as error:
-            raise UsageError(f"{path} is no file of plain numbers: {error}") from None
-    else:
-        file = path / "adapter_model.safetensors" if path.is_dir() else path
-        source = open_safetensors(file)
-        if "prompt_embeddings" not in source.names:
-            some = ", ".join(list(source.names)[:3])
-            raise UsageError(f"{file} holds no soft prompt (a tensor prompt_embeddings) but {some}")
-        found = source.read("prompt_embeddings").float()
-    if found.ndim != 2:
-        raise UsageError(f"{path} holds numbers of shape {tuple(found.shape)}: vectors have two axes, [P, D]")
-    return [str(i) for i in range(len(found))], found
 
 
 def _token(piece: str) -> str:

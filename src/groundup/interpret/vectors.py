@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from groundup.checkpoints.safetensors import open_safetensors
 from groundup.core.errors import GroundupError, UsageError
 from groundup.model import Model
 from groundup.nn.stack import EncoderDecoder
+from groundup.peft.front import fronts
 
 
 @dataclass(frozen=True)
@@ -95,3 +99,39 @@ def table_of(model: Model) -> Float[Tensor, "V D"]:
     network = model.network
     embed = network.encoder.embed if isinstance(network, EncoderDecoder) else network.embed
     return embed.tokens.weight.dense().detach().float() * embed.scale
+
+
+def of_text(lm: Model, text: str) -> tuple[list[str], Tensor]:
+    """The tokens of a text, and their rows in the model's table."""
+    ids = lm.encode(text) if lm.tokenizer is None else lm.tokenizer.encode(text, special=False)
+    if not ids:
+        raise UsageError("the text has no tokens: give another one")
+    return lm.pieces(ids), table_of(lm)[ids]
+
+
+def of_prompt(lm: Model) -> tuple[list[str], Tensor]:
+    """Numbers for names, and the vectors of the soft prompt in use."""
+    front = fronts(lm.network).get(lm.adapter or "")
+    found = None if front is None else front.vectors()
+    if found is None:
+        raise UsageError("no soft prompt is in use here: give a text, an --adapter with one, or --vectors")
+    return [str(i) for i in range(len(found))], found
+
+
+def of_file(path: Path) -> tuple[list[str], Tensor]:
+    """Numbers for names, and the vectors of a soft prompt or a .npy file."""
+    if path.suffix == ".npy":
+        try:
+            found = torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        except ValueError as error:
+            raise UsageError(f"{path} is no file of plain numbers: {error}") from None
+    else:
+        file = path / "adapter_model.safetensors" if path.is_dir() else path
+        source = open_safetensors(file)
+        if "prompt_embeddings" not in source.names:
+            some = ", ".join(list(source.names)[:3])
+            raise UsageError(f"{file} holds no soft prompt (a tensor prompt_embeddings) but {some}")
+        found = source.read("prompt_embeddings").float()
+    if found.ndim != 2:
+        raise UsageError(f"{path} holds numbers of shape {tuple(found.shape)}: vectors have two axes, [P, D]")
+    return [str(i) for i in range(len(found))], found

@@ -10,6 +10,7 @@ from torch import nn
 from groundup.core.labels import Labels
 from groundup.nn.linear import Linear
 from groundup.nn.stack import Decoder, Encoder
+from groundup.nn.surgery import canonical
 
 DEVIATION = 0.02  # of a new head's numbers, as BERT and GPT begin theirs
 
@@ -44,3 +45,14 @@ def spot(network: Decoder, begin: int, end: int) -> int:
     The first is a soft prompt's where there is one, as in PEFT.
     """
     return begin if isinstance(network, Encoder) else end - 1
+
+
+def head_of(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a head for labels, and of the pooler below it, by name; none where there is no such head."""
+    if getattr(network, "labels", None) is None:
+        return {}
+    return {
+        canonical(name).removesuffix(".values"): parameter
+        for name, parameter in network.named_parameters()
+        if canonical(name).startswith(("labels.", "pooler.")) and ".parts." not in name
+    }

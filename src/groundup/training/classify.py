@@ -29,7 +29,8 @@ from groundup.data.labelled import LABELLED, labels_in, target
 from groundup.data.rows import Dataset
 from groundup.inference.classify import judged
 from groundup.inputs.tokenizer import Encoded, Tokenizer
-from groundup.model import Model, head_of, with_labels
+from groundup.model import Model, with_labels
+from groundup.nn.heads import head_of
 from groundup.nn.stack import Decoder, Encoder
 from groundup.training.objective import Objective, scored
 

@@ -23,8 +23,10 @@ from groundup.core.labels import Problem
 from groundup.data import rows
 from groundup.data.labelled import has_labels, labelled
 from groundup.data.rows import Dataset
+from groundup.folders import base_facts, write_adapter, write_model
 from groundup.inputs.tokenizer import Encoded
-from groundup.model import Model, base_facts, head_of, write_adapter, write_model
+from groundup.model import Model
+from groundup.nn.heads import head_of
 from groundup.nn.surgery import in_format, with_copies
 from groundup.training.choices import choose
 from groundup.training.classify import classify, headed

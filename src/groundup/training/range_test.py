@@ -26,7 +26,8 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.labels import Problem
 from groundup.core.plots import rate_curve
 from groundup.data.batches import Place
-from groundup.model import Model, head_of
+from groundup.model import Model
+from groundup.nn.heads import head_of
 from groundup.nn.surgery import in_format, with_copies
 from groundup.training.average import unchanged
 from groundup.training.finetune import Say, encoded_rows, what_is_learned
