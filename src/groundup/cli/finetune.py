@@ -64,8 +64,7 @@ def run(
     method
         What is trained.
     init_from
-        Of --method prompt: a folder with another prompt, whose vectors the new one begins with, repeated or cut to
-        --length.
+        Of --method prompt: a folder with another prompt, whose vectors the new one begins with, repeated or cut.
     resume
         Go on with the run in --out.
     dry_run
