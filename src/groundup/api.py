@@ -96,10 +96,11 @@ def load(
 
     Raises UsageError for what is not supported, GroundupError for broken files, and both with what to do.
     """
-    path = _load.whole(Path(model).expanduser())
+    path, steps = _load.whole(Path(model).expanduser()), list[dict[str, str]]()
     given = [] if adapter is None else [adapter] if isinstance(adapter, str | Path) else list(adapter)
     if (path / "run.json").exists() or (path / "adapter_config.json").exists():
-        given, model = [path, *given], _base_of(path)
+        base = _base_facts_of(path)
+        given, model, steps = [path, *given], base["path"], base.get("storage", [])
     notes = []
     if dtype == "auto":
         dtype, why = machine.choose("answer")
@@ -107,8 +108,12 @@ def load(
     if dtype not in machine.FORMATS:
         raise UsageError(f"dtype {dtype!r}: there are {', '.join(machine.FORMATS)} and auto")
     found = _load.load(model, revision=revision, dtype=machine.FORMATS[dtype])
+    network = found.network
+    for each in steps:  # the base as the run had it
+        network, _ = shrink.store(network, parse(each["to"]), each["targets"])
+        notes.append(f"the base's weights are stored as {each['to']}, as in training")
     try:
-        network = found.network.to(device)
+        network = network.to(device)
     except (RuntimeError, AssertionError) as e:
         raise UsageError(f"device {device!r} cannot be used: {str(e).splitlines()[0]}") from None
     loaded = Model(
@@ -130,7 +135,7 @@ def tokenizer(model: str | Path, *, revision: str | None = None) -> Tokenizer:
     """The tokenizer of anything that `load` takes, without its weights. UsageError where it has none."""
     path = _load.whole(Path(model).expanduser())
     if (path / "run.json").exists() or (path / "adapter_config.json").exists():
-        model = _base_of(path)
+        model = _base_facts_of(path)["path"]
     return _load.tokenizer_of(model, revision)
 
 
@@ -151,15 +156,16 @@ def build(config: FamilyConfig, *, seed: int = 0, std: float = 0.02) -> Model:
     return Model(network.eval(), family, config, None, origin)
 
 
-def _base_of(folder: Path) -> str:
+def _base_facts_of(folder: Path) -> dict[str, Any]:
+    """What a run or an adapter says of its base; its `path` at least."""
     if (folder / "run.json").exists():
-        return str(read_json(folder / "run.json")["base"]["path"])
+        return dict(read_json(folder / "run.json")["base"])
     ours = folder / "groundup.json"
-    base = read_json(ours)["base"].get("path") if ours.exists() else None
-    base = base or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    if not base:
+    base = dict(read_json(ours)["base"]) if ours.exists() else {}
+    path = base.get("path") or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not path:
         raise UsageError(f"{folder}: the adapter does not name its base; give the model and --adapter {folder}")
-    return str(base)
+    return base | {"path": str(path)}
 
 
 def adapt(

@@ -22,9 +22,10 @@ from groundup.peft.method import plain
 
 
 def base_facts(model: Model) -> dict[str, Any]:
-    """What an adapter says of its base."""
+    """What an adapter says of its base: which one, and how its weights were stored after it was loaded."""
     origin = model.origin
-    return {
+    steps = [{"to": cost["to"], "targets": cost["targets"]} for cost in model.costs]
+    return ({"storage": steps} if steps else {}) | {
         "name": origin.name,
         "path": origin.name if origin.name in STARTERS else str(origin.path.resolve()),
         "fingerprint": origin.fingerprint,

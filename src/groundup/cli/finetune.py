@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from groundup.cli.methods import Flags, Kind, chosen
+from groundup.cli.methods import ALSO, Flags, Kind, chosen
 from groundup.cli.options import Common, Place, Which, open_model, refuse_existing, typed
-from groundup.cli.output import result
+from groundup.cli.output import note, result
 from groundup.cli.progress import Progress
 from groundup.cli.runs import left, resumable
 from groundup.core.errors import UsageError
@@ -36,6 +36,7 @@ def run(
     aim: Annotated[Aim, Parameter(name="*")] = Aim(),
     method: Kind = "lora",
     init_from: Path | None = None,
+    store: str | None = None,
     flags: Flags = Flags(),
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),
     resume: bool = False,
@@ -62,9 +63,12 @@ def run(
     max_tokens
         The longest row. A longer one is an error that names it.
     method
-        What is trained.
+        What is trained; qlora is lora with --store nf4.
     init_from
         Of --method prompt: a folder with another prompt, whose vectors the new one begins with, repeated or cut.
+    store
+        Hold the base's weights in fewer bits while training, and whenever the run is loaded: int8, nf4, int4, ... as of
+        groundup quantize.
     resume
         Go on with the run in --out.
     dry_run
@@ -85,6 +89,14 @@ def run(
     from groundup import api
 
     lm = open_model(model, which, place, precision="float32")
+    kind = store or ALSO.get(method, (method, None))[1]
+    if kind is not None:
+        if tuning.whole:
+            raise UsageError(
+                f"--store {kind}: weights in few bits cannot learn, so --method {method} has no use for it"
+            )
+        lm = api.quantize(lm, kind)
+        note(lm.notes[-1])
     tuned = api.adapt(lm, tuning, seed=settings.seed, start=init_from)
     if find_learning_rate:
         _range_test(tuned, data, rates, validation, max_tokens, aim, settings, common)

@@ -15,7 +15,10 @@ from groundup.peft.methods import METHODS
 if TYPE_CHECKING:
     Kind = str
 else:
-    Kind = Literal[tuple(METHODS)]
+    Kind = Literal[(*METHODS, "qlora")]
+
+ALSO = {"qlora": ("lora", "nf4")}
+"""Names of a method on a base that is stored in some kind (QLoRA: arXiv 2305.14314)."""
 
 
 def _gathered() -> list[tuple[str, Any, Any]]:
@@ -42,7 +45,7 @@ Flags.__module__ = __name__  # cyclopts does not look into classes of the standa
 
 def chosen(kind: str, flags: Any) -> Method:
     """The method of this kind with the settings that were given. UsageError for one that belongs to another method."""
-    method = METHODS[kind]
+    method = METHODS[ALSO.get(kind, (kind,))[0]]
     given = {f.name: getattr(flags, f.name) for f in fields(flags) if getattr(flags, f.name) is not None}
     known = [f.name for f in fields(method)]
     for name in given:

@@ -152,6 +152,10 @@ def conduct(
     """
     assert model.adapter is not None
     method, name = model.method, model.adapter
+    if any(cost.get("calibrated") for cost in model.costs):
+        raise UsageError(
+            "a base that was rounded by texts cannot be made again from its name: save it, and tune the folder"
+        )
     if method.objective not in (None, objective.name):
         raise UsageError(f"a {method.kind} learns text that a decoder writes, not {objective.name} rows; take a prompt")
     identity = {
