@@ -52,6 +52,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["generat", "x"], 'Did you mean "generate"?'),
         (["generate", "m", "p", "--temprature", "1"], "Did you mean --temperature?"),
         (["generate"], "MODEL"),
+        (["classify", "m", "so", "far"], "nothing here takes 'far': a text of several words goes in quotes"),
         (["generate", "m", "p", "--max-tokens", "many"], '"many" into int'),
         (["generate", "m", "p", "--precision", "float7"], "float32"),
         (["generate", "m", "p", "surplus"], "surplus"),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 import groundup
 from groundup.cli import options
@@ -116,7 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone; say no more
         return 1
     except CycloptsError as error:
-        return _fail(f"{error}\nSee: {' '.join(['groundup', *(error.command_chain or ())])} --help", 2, debug)
+        said = str(error)
+        if isinstance(error, UnusedCliTokensError):
+            said = f"nothing here takes {', '.join(map(repr, error.unused_tokens or ()))}: a text of several words goes in quotes"
+        return _fail(f"{said}\nSee: {' '.join(['groundup', *(error.command_chain or ())])} --help", 2, debug)
     except GroundupError as error:
         return _fail(str(error), error.exit_code, debug)
     except OSError as error:
