@@ -266,7 +266,8 @@ class Rules:
 
         Its `forward` takes the rows of a LoRA's B [out, rank] across; None if no module of ours is meant.
         """
-        plan = self.load([f"{path}.weight"])
+        # a weight may stand in its module under a longer name, as `in_proj_weight` of PyTorch's attention
+        plan = self.load([path if path.endswith("_weight") else f"{path}.weight"])
         return _of_modules(plan.entries[0]) if plan.entries else None
 
     def modules(self, paths: Iterable[str]) -> Plan:
