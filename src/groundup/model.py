@@ -24,6 +24,7 @@ from groundup.inference.embed import Pooling, cut, embed, sentences
 from groundup.inference.fill import fill
 from groundup.inference.sampling import Filter, Sampling
 from groundup.inference.schema import schema_filters
+from groundup.inference.speculate import Lookup, drafted
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.cache import Fresh
 from groundup.nn.heads import end_in_labels
@@ -67,7 +68,8 @@ class Model:
         """What follows a prompt; a list of prompts gives a list, and so does n > 1.
 
         how: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, seed, n, beams, `schema` (a JSON
-        schema that the answer must follow), `filters` (callables `(ids, logits, row) -> logits`). What is left out
+        schema that the answer must follow), `filters` (callables `(ids, logits, row) -> logits`), `lookup` (guess so many
+        tokens ahead from the text itself) or `draft` (a smaller Model that guesses); neither changes the answer. What is left out
         comes from the model's generation_config.json; without one, the likeliest token is taken.
         Raises UsageError when prompt and answer do not fit the context.
         """
@@ -119,6 +121,9 @@ class Model:
     def _engine(self, how: dict[str, Any]) -> dict[str, Any]:
         """What every way of answering is told: the options, and what this model ends at, holds and uses."""
         sampling, filters = self._how(how)
+        draft, lookup = how.get("draft"), how.get("lookup")
+        if draft is not None and lookup:
+            raise UsageError("draft and lookup both guess ahead: give one of them")
         told: dict[str, Any] = {
             "sampling": sampling,
             "filters": filters,
@@ -126,7 +131,11 @@ class Model:
             "stop_ids": self.stop_ids,
             "context": self.context,
             "adapters": self.adapter,
+            "draft": Lookup(lookup) if lookup else None,
         }
+        if draft is not None:
+            sizes = [int(m.config.to_public()["vocab_size"]) for m in (self, draft)]
+            told["draft"] = drafted(draft, sizes)
         if isinstance(self.network, EncoderDecoder):
             told["decoder_start"] = self.decoder_start
         return told
@@ -134,6 +143,7 @@ class Model:
     def _how(self, how: dict[str, Any]) -> tuple[Sampling, Any]:
         how = dict(how)
         schema, filters = how.pop("schema", None), list(how.pop("filters", ()))
+        how = {k: v for k, v in how.items() if k not in ("draft", "lookup")}
         known = set(Sampling.__dataclass_fields__)
         unknown = set(how) - known
         if unknown:

@@ -28,6 +28,7 @@ from groundup.inference.beams import search
 from groundup.inference.reader import Reader
 from groundup.inference.runner import PREFILL, Runner
 from groundup.inference.sampling import Filter, PerRow, Sampling, draw, likeliest, penalize, weigh
+from groundup.inference.speculate import Draft
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.peft.front import length
@@ -62,6 +63,7 @@ def answer(
     on_answer: Callable[[int, Answer], None] | None = None,
     device: torch.device | str | None = None,
     decoder_start: int | None = None,
+    draft: Draft | None = None,
 ) -> list[Answer]:
     """The answers to these prompts, in their order; `sampling.n` of them to each, one after the other.
 
@@ -71,6 +73,7 @@ def answer(
     on_token        called with (number of the answer, id) for each token
     on_answer       called with (number of the answer, Answer) when it is done; they come in any order
     decoder_start   the id with which an encoder-decoder's answers begin
+    draft           what guesses several tokens ahead (`inference.speculate`); the answers are as without
     tokenizer       None leaves texts empty (and allows no stop texts)
 
     Raises UsageError where a prompt is empty or does not fit the context with max_tokens.
@@ -90,12 +93,14 @@ def answer(
             batch=batch,
             device=device,
             decoder_start=decoder_start,
+            draft=draft,
         )
         answers: list[Answer | None] = [None for _ in range(len(prompts) * sampling.n)]
         while engine.busy:
             for row in engine.advance():
-                if on_token is not None and row.fresh is not None:
-                    on_token(row.number, row.fresh)
+                if on_token is not None:
+                    for token in row.fresh:
+                        on_token(row.number, token)
                 if row.finish is not None:
                     answers[row.number] = done = engine.answer_of(row)
                     if on_answer is not None:
@@ -117,6 +122,7 @@ def stream(
     filters: Filters = (),
     device: torch.device | str | None = None,
     decoder_start: int | None = None,
+    draft: Draft | None = None,
 ) -> Iterator[str]:
     """The answer to one prompt piece by piece: never half a character, and nothing that may belong to a stop text."""
     if sampling.n > 1 or sampling.beams > 1:
@@ -133,6 +139,7 @@ def stream(
         batch=1,
         device=device,
         decoder_start=decoder_start,
+        draft=draft,
         read=True,
     )
     return _pieces(network, engine)
@@ -154,7 +161,7 @@ def _pieces(network: Decoder | EncoderDecoder, engine: Engine) -> Iterator[str]:
 
 @dataclass
 class Row:
-    """An answer in the making. `ids` holds the prompt first, `start` tokens of it; `fresh` is the newest token."""
+    """An answer in the making. `ids` holds the prompt first, `start` tokens of it; `fresh` are those of the last call."""
 
     number: int
     prompt: int
@@ -164,7 +171,7 @@ class Row:
     generator: torch.Generator
     filters: list[Filter] = field(default_factory=list)
     reader: Reader | None = None
-    fresh: int | None = None
+    fresh: list[int] = field(default_factory=list)
     finish: Finish | None = None
 
 
@@ -185,6 +192,7 @@ class Engine:
         batch: int,
         device: torch.device | str | None,
         decoder_start: int | None,
+        draft: Draft | None = None,
         read: bool = False,
     ):
         two_halves = isinstance(network, EncoderDecoder)
@@ -194,6 +202,9 @@ class Engine:
             raise UsageError("an encoder-decoder's answers begin with some id: give decoder_start")
         if batch < 1:
             raise UsageError(f"batch={batch} makes no sense; it must be 1 or more")
+        if draft is not None and (two_halves or sampling.beams > 1):
+            raise UsageError("a draft guesses how a decoder's text goes on: leave it out for two halves and for beams")
+        self.draft = draft
         front = length(network, adapters)
         check_lengths(prompts, sampling.max_tokens, None if two_halves or context is None else context - front)
         self.sampling, self.stop_ids, self.tokenizer = sampling, stop_ids, tokenizer
@@ -235,11 +246,33 @@ class Engine:
             changed = joined
         else:
             changed = list(self.live)
+            for row in changed:
+                row.fresh = []
+            if self.draft is not None:
+                self._check(changed, self.draft)
+                self._leave()
+                return changed
             logits = self.runner.go_on([r.ids[-1] for r in changed], [r.adapter for r in changed])
         for row, token in zip(changed, self._choose(changed, logits), strict=True):
             self._take(row, token)
         self._leave()
         return changed
+
+    def _check(self, rows: Sequence[Row], draft: Draft) -> None:
+        """Give each row the tokens of a draft up to the first that it would not have chosen, and that one."""
+        rooms = [self.sampling.max_tokens - (len(r.ids) - r.start) - 1 for r in rows]
+        guesses = [draft.propose(r.number, r.ids, n)[:n] if n else [] for r, n in zip(rows, rooms, strict=True)]
+        read = [[r.ids[-1], *guess] for r, guess in zip(rows, guesses, strict=True)]
+        scores = self.runner.check(read, [r.adapter for r in rows])
+        for place, (row, guess, each) in enumerate(zip(rows, guesses, scores, strict=True)):
+            kept = 0
+            for i in range(len(guess) + 1):
+                (token,) = self._choose([row], each[i : i + 1])
+                self._take(row, token)
+                if row.finish is not None or i == len(guess) or token != guess[i]:
+                    break
+                kept += 1
+            self.runner.cache.rollback(place, len(guess) - kept)
 
     def answer_of(self, row: Row) -> Answer:
         """What a row that is done has said."""
@@ -334,10 +367,10 @@ class Engine:
     def _take(self, row: Row, token: int) -> None:
         """Give a row its next token, and see whether it is done."""
         if token in self.stop_ids:
-            row.fresh, row.finish = None, "stop"
+            row.finish = "stop"
         else:
             row.ids.append(token)
-            row.fresh = token
+            row.fresh.append(token)
             if row.reader is not None and row.reader.push(token):
                 row.finish = "stop_string"
             elif len(row.ids) - row.start >= self.sampling.max_tokens:

@@ -56,9 +56,20 @@ class Runner:
         """One more token for each of the first rows of the cache; the scores of what follows."""
         return self._call([[i] for i in ids], range(len(ids)), adapters)
 
+    def check(self, rows: Sequence[list[int]], adapters: Adapters) -> list[Float[Tensor, "L V"]]:
+        """Some more tokens for each of the first rows of the cache; the scores of what follows each token."""
+        scores = self._call(rows, range(len(rows)), adapters, every=True)
+        return list(scores.split([len(row) for row in rows]))
+
     def _call(
-        self, rows: Sequence[list[int]], slots: Sequence[int], adapters: Adapters, memory: Memory | None = None
-    ) -> Float[Tensor, "B V"]:
+        self,
+        rows: Sequence[list[int]],
+        slots: Sequence[int],
+        adapters: Adapters,
+        memory: Memory | None = None,
+        every: bool = False,
+    ) -> Float[Tensor, "N V"]:
+        """The scores behind each row's last token, or behind `every` token."""
         begun = self.cache.begins(slots)
         front = length(self.network, adapters) if any(begun) else 0
         needed = front + max(self.cache.length[s] + len(r) for s, r in zip(slots, rows, strict=True))
@@ -69,7 +80,7 @@ class Runner:
             self.network, rows, self.cache, slots=slots, adapters=adapters, memory=memory, half=half, device=self.device
         )
         last = None
-        if step.rows.total > len(rows):
+        if step.rows.total > len(rows) and not every:
             last = torch.tensor([end - 1 for end in step.rows.starts[1:]], device=self.device)
         logits = self.network(ids, step, last)
         self.cache.advance(step)

@@ -1,0 +1,103 @@
+"""Guessed ahead, then checked in one call (speculative decoding; Leviathan et al., arXiv 2211.17192).
+
+    draft     d1 d2 d3 d4                   guessed at little cost
+    check     t  d1 d2 d3 d4                one call gives the scores behind each
+    choose    d1 d2 x                       each token as it would be chosen without a draft; the first that differs ends the
+                                            round, and what was read behind it is forgotten
+
+A draft is a guess without chance, so "take the guess with probability p(guess), else draw from the rest" is the same as drawing
+from p and seeing whether it is the guess. That is done here, with the row's own source of chance: the same seed gives the
+same text with a draft and without (to the roundings of a call with more tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from groundup.core.errors import UsageError
+from groundup.inference.runner import Runner
+from groundup.nn.stack import Decoder, Encoder
+
+
+@runtime_checkable
+class Draft(Protocol):
+    """What guesses how a row goes on."""
+
+    def propose(self, number: int, ids: list[int], most: int) -> list[int]:
+        """At most so many ids that may follow `ids`, the prompt included, of answer `number`; none is allowed, too."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Goes on as the text did after the last place where its newest tokens stood (prompt look-up).
+
+    count  ids guessed at a time; tail: how many of the newest tokens must stand there, at most (fewer are tried after)
+    """
+
+    count: int = 8
+    tail: int = 3
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.tail < 1:
+            raise UsageError(f"lookup {self.count} of tails of {self.tail}: both must be 1 or more")
+
+    def propose(self, number: int, ids: list[int], most: int) -> list[int]:
+        most = min(most, self.count)
+        for size in range(min(self.tail, len(ids) - 1), 0, -1):
+            tail = ids[-size:]
+            for begin in range(len(ids) - size - 1, -1, -1):
+                if ids[begin : begin + size] == tail:
+                    return ids[begin + size : begin + size + most]
+        return []
+
+
+@dataclass
+class Small:
+    """A smaller decoder with the same vocabulary guesses its likeliest tokens.
+
+    count  ids guessed at a time
+    """
+
+    network: Decoder
+    count: int = 4
+    device: torch.device | str = "cpu"
+    rows: dict[int, tuple[Runner, list[int]]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"a draft of {self.count} tokens makes no sense; it must be 1 or more")
+
+    def propose(self, number: int, ids: list[int], most: int) -> list[int]:
+        most = min(most, self.count)
+        if most < 1:
+            return []
+        if number not in self.rows:
+            self.rows[number] = Runner(self.network, 1, 1 << 30, torch.device(self.device)), []
+        runner, held = self.rows[number]
+        same = next((i for i, (a, b) in enumerate(zip(held, ids, strict=False)) if a != b), min(len(held), len(ids)))
+        same = min(same, len(ids) - 1)  # one is read again, for its scores
+        runner.cache.rollback(0, len(held) - same)
+        scores = runner.join([ids[same:]], [0], [None])
+        guessed = [int(scores[0].argmax())]
+        while len(guessed) < most:
+            guessed.append(int(runner.go_on(guessed[-1:], [None])[0].argmax()))
+        self.rows[number] = runner, [*ids, *guessed[:-1]]
+        return guessed
+
+
+def drafted(draft: Any, vocabularies: Sequence[int]) -> Draft:
+    """The draft of a model (an object with `network` and `device`), whose vocabulary is the second one.
+
+    UsageError where it writes no text, or reads other tokens.
+    """
+    if not isinstance(draft.network, Decoder) or isinstance(draft.network, Encoder):
+        raise UsageError("a draft is a decoder, which writes text")
+    ours, its = vocabularies
+    if ours != its:
+        raise UsageError(f"a draft reads the same tokens: its vocabulary has {its:,}, the model's {ours:,}")
+    return Small(draft.network, device=draft.device)
