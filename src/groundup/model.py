@@ -19,12 +19,13 @@ from groundup.core.config import FamilyConfig
 from groundup.core.errors import UsageError
 from groundup.core.labels import Labels
 from groundup.inference.classify import probabilities, scores
-from groundup.inference.decode import Answer, answer, stream
+from groundup.inference.decode import answer, stream
 from groundup.inference.embed import Pooling, cut, embed, sentences
+from groundup.inference.engine import Answer
 from groundup.inference.fill import fill
 from groundup.inference.sampling import Filter, Sampling
 from groundup.inference.schema import schema_filters
-from groundup.inference.speculate import Lookup, drafted
+from groundup.inference.speculate import ahead
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.cache import Fresh
 from groundup.nn.heads import end_in_labels
@@ -33,7 +34,7 @@ from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
 from groundup.nn.step import Step, stacked
 from groundup.nn.surgery import shared, tensors
 from groundup.peft.adapted import refuse_stack
-from groundup.peft.front import PART, lay, length
+from groundup.peft.front import PART, Front, fronts, lay, length
 from groundup.peft.method import Method
 
 Messages = Sequence[Mapping[str, Any]]
@@ -121,9 +122,6 @@ class Model:
     def _engine(self, how: dict[str, Any]) -> dict[str, Any]:
         """What every way of answering is told: the options, and what this model ends at, holds and uses."""
         sampling, filters = self._how(how)
-        draft, lookup = how.get("draft"), how.get("lookup")
-        if draft is not None and lookup:
-            raise UsageError("draft and lookup both guess ahead: give one of them")
         told: dict[str, Any] = {
             "sampling": sampling,
             "filters": filters,
@@ -131,11 +129,8 @@ class Model:
             "stop_ids": self.stop_ids,
             "context": self.context,
             "adapters": self.adapter,
-            "draft": Lookup(lookup) if lookup else None,
+            "draft": ahead(self, how.get("draft"), how.get("lookup")),
         }
-        if draft is not None:
-            sizes = [int(m.config.to_public()["vocab_size"]) for m in (self, draft)]
-            told["draft"] = drafted(draft, sizes)
         if isinstance(self.network, EncoderDecoder):
             told["decoder_start"] = self.decoder_start
         return told
@@ -305,7 +300,10 @@ class Model:
         """
         names = stacked(adapter)
         for name in names:
-            if name.partition(PART)[0] not in self.methods:
+            whole, _, part = name.partition(PART)
+            if whole in self.methods and part:
+                fronts(self.network).get(whole, Front()).part(part)  # which says what is wrong
+            elif name not in self.methods:
                 raise UsageError(f"no adapter {name!r} here; there are {', '.join(self.methods) or 'none'}")
             if len(names) > 1 and self.methods[name].whole:
                 raise UsageError(

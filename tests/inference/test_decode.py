@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from groundup.core.errors import UsageError
-from groundup.inference import decode, runner
-from groundup.inference.decode import answer, shared_beginning
+from groundup.inference import engine, runner
+from groundup.inference.decode import answer
+from groundup.inference.engine import shared_beginning
 from groundup.inference.sampling import Sampling
 from groundup.nn.cache import Slots
 
@@ -78,7 +79,7 @@ def test_a_long_prompt_is_read_in_parts(pair, draw_prompts, monkeypatch):
     prompts = draw_prompts(23, 8, 7, 24, 1, 16, 17)
     want = [a.ids for a in answer(ours, prompts, sampling=GREEDY)]
     monkeypatch.setattr(runner, "PREFILL", 8)
-    monkeypatch.setattr(decode, "PREFILL", 8)
+    monkeypatch.setattr(engine, "PREFILL", 8)
     assert [a.ids for a in answer(ours, prompts, sampling=GREEDY)] == want
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ from groundup.core.errors import UsageError
 from groundup.inference.decode import answer
 from groundup.inference.runner import Runner
 from groundup.inference.sampling import Sampling
-from groundup.inference.speculate import Lookup, Small
+from groundup.inference.speculate import Lookup, Small, ahead
 from groundup.nn.stack import Decoder
 
 WORDS = 7
@@ -108,6 +109,16 @@ def test_the_distribution_is_unchanged(network, other):
     assert scipy.stats.chisquare(counts, wrong.numpy() * 1000).pvalue < 1e-6
 
 
+def test_a_draft_keeps_nothing_of_answers_that_are_done_and_ends_where_its_room_does(network, other):
+    draft = Small(other, 3, room=9)
+    how = Sampling(20, temperature=0)
+    assert answer(network, PROMPTS, sampling=how, batch=2, draft=draft) == answer(
+        network, PROMPTS, sampling=how, batch=2
+    )
+    assert not draft.rows
+    assert draft.propose(0, [1] * 8, 5) == draft.propose(0, [1] * 8, 1) and not draft.propose(0, [1] * 9, 5)
+
+
 def after(network: Decoder, ids: list[int]) -> torch.Tensor:
     runner = Runner(network, 1, 64, torch.device("cpu"))
     with torch.inference_mode():
@@ -123,7 +134,7 @@ def test_look_up(ids, wanted):
     assert Lookup(3).propose(0, ids, 1) == wanted[:1]
 
 
-def test_from_a_model_and_what_is_refused(starter, capsys):
+def test_from_a_model_and_what_is_refused(starter, tmp_path, capsys):
     starter("smollm2-135m-instruct")
     from groundup.cli.main import main
 
@@ -143,6 +154,15 @@ def test_from_a_model_and_what_is_refused(starter, capsys):
         == 0
     )
     assert capsys.readouterr().out.strip() == str(plain).strip()
+    tuned = gu.adapt(lm, gu.LoRA(rank=2))
+    assert ahead(lm, tuned, None).adapter == "mine"  # type: ignore[union-attr]
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "said.jsonl"
+    rows.write_text(json.dumps({"prompt": text}) + "\n")
+    words = ["generate", "smollm2-135m-instruct", "--data", str(rows), "--out", str(out), "--max-tokens", "4"]
+    assert main([*words, "--temperature", "0", "--draft", "smollm2-135m-instruct"]) == 0
+    assert json.loads(out.read_text())["answer"] == lm.chat(
+        [{"role": "user", "content": text}], max_tokens=4, temperature=0
+    )
     starter("all-minilm-l6-v2")
     with pytest.raises(UsageError, match="a decoder, which writes text"):
         lm.generate(text, draft=gu.load("all-minilm-l6-v2"))

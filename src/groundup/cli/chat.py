@@ -33,6 +33,7 @@ def run(
     lm = open_model(model, which, machine)
     start = [{"role": "system", "content": system}] if system is not None else []
     messages = list(start)
+    how = sampling.arguments() | sampling.ahead()
     spoken = sys.stdin.isatty()
     if spoken:
         note("A line is a turn. /new begins anew, /exit or Ctrl-D ends.")
@@ -45,7 +46,7 @@ def run(
         messages.append({"role": "user", "content": turn})
         pieces: list[str] = []
         try:
-            for piece in lm.stream(messages, **sampling.arguments()):
+            for piece in lm.stream(messages, **how):
                 pieces.append(piece)
                 if not common.json:
                     write(piece)

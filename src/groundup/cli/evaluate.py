@@ -78,6 +78,7 @@ def run(
             batch=batch,
             on_progress=progress.update,
             **answering,
+            **sampling.ahead(),
         )
     table = compare([*earlier, report])
     if out is not None:

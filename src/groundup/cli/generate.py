@@ -65,11 +65,11 @@ def run(
         prompt = sys.stdin.read()
     lm = open_model(model, which, machine)
     if n == 1 and beams == 1 and not common.json:
-        for piece in lm.stream(prompt, **sampling.arguments()):
+        for piece in lm.stream(prompt, **sampling.arguments(), **sampling.ahead()):
             write(piece)
         write("\n")
         return
-    found = lm.generate(prompt, n=n, beams=beams, **sampling.arguments())
+    found = lm.generate(prompt, n=n, beams=beams, **sampling.arguments(), **sampling.ahead())
     answers = [found] if isinstance(found, str) else list(found)
     result({"prompt": prompt, "answers": answers}, "\n\n".join(answers), as_json=common.json)
 
@@ -107,7 +107,8 @@ def _answer_file(
                     progress.update(len(answers.done), len(rows))
 
                 try:
-                    lm.answer(prompts, tools=tools, batch=batch, on_answer=keep, **sampling.arguments())
+                    how = sampling.arguments() | sampling.ahead()
+                    lm.answer(prompts, tools=tools, batch=batch, on_answer=keep, **how)
                 except KeyboardInterrupt:
                     progress.say(
                         f"{len(answers.done)} of {len(rows)} answers kept; the same command goes on from there"

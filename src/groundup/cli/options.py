@@ -127,13 +127,14 @@ class Sampling:
             "repetition_penalty": self.repetition_penalty,
             "stop": self.stop,
             "seed": self.seed,
-            "lookup": self.lookup,
         }
-        if self.draft is not None:
-            from groundup import api
-
-            found["draft"] = api.load(self.draft)
         return found | {"schema": read_schema(self.json_schema)} if self.json_schema else found
+
+    def ahead(self) -> dict[str, Any]:
+        """The keyword arguments that change no answer: what guesses ahead."""
+        from groundup import api
+
+        return {"lookup": self.lookup, "draft": None if self.draft is None else api.load(self.draft)}
 
 
 def read_schema(path: Path) -> dict[str, Any]:

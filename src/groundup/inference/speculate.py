@@ -12,7 +12,6 @@ same text with a draft and without (to the roundings of a call with more tokens)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,6 +28,10 @@ class Draft(Protocol):
 
     def propose(self, number: int, ids: list[int], most: int) -> list[int]:
         """At most so many ids that may follow `ids`, the prompt included, of answer `number`; none is allowed, too."""
+        ...
+
+    def forget(self, number: int) -> None:
+        """That answer is done."""
         ...
 
 
@@ -55,16 +58,21 @@ class Lookup:
                     return ids[begin + size : begin + size + most]
         return []
 
+    def forget(self, number: int) -> None:
+        """Nothing is kept."""
+
 
 @dataclass
 class Small:
     """A smaller decoder with the same vocabulary guesses its likeliest tokens.
 
-    count  ids guessed at a time
+    count  ids guessed at a time; room: the longest row that it can hold (None: any); a longer one gets no guesses
     """
 
     network: Decoder
     count: int = 4
+    adapter: str | None = None
+    room: int | None = None
     device: torch.device | str = "cpu"
     rows: dict[int, tuple[Runner, list[int]]] = field(default_factory=dict, repr=False)
 
@@ -73,7 +81,7 @@ class Small:
             raise UsageError(f"a draft of {self.count} tokens makes no sense; it must be 1 or more")
 
     def propose(self, number: int, ids: list[int], most: int) -> list[int]:
-        most = min(most, self.count)
+        most = min(most, self.count, most if self.room is None else self.room - len(ids))
         if most < 1:
             return []
         if number not in self.rows:
@@ -82,22 +90,30 @@ class Small:
         same = next((i for i, (a, b) in enumerate(zip(held, ids, strict=False)) if a != b), min(len(held), len(ids)))
         same = min(same, len(ids) - 1)  # one is read again, for its scores
         runner.cache.rollback(0, len(held) - same)
-        scores = runner.join([ids[same:]], [0], [None])
+        scores = runner.join([ids[same:]], [0], [self.adapter])
         guessed = [int(scores[0].argmax())]
         while len(guessed) < most:
-            guessed.append(int(runner.go_on(guessed[-1:], [None])[0].argmax()))
+            guessed.append(int(runner.go_on(guessed[-1:], [self.adapter])[0].argmax()))
         self.rows[number] = runner, [*ids, *guessed[:-1]]
         return guessed
 
+    def forget(self, number: int) -> None:
+        """Its cache is free."""
+        self.rows.pop(number, None)
 
-def drafted(draft: Any, vocabularies: Sequence[int]) -> Draft:
-    """The draft of a model (an object with `network` and `device`), whose vocabulary is the second one.
 
-    UsageError where it writes no text, or reads other tokens.
+def ahead(model: Any, draft: Any, lookup: int | None) -> Draft | None:
+    """What guesses ahead for a model: the text itself, or a smaller model (both as `groundup.Model`); None without either.
+
+    UsageError for both, and for a draft that writes no text or reads other tokens.
     """
+    if draft is None:
+        return Lookup(lookup) if lookup else None
+    if lookup:
+        raise UsageError("draft and lookup both guess ahead: give one of them")
     if not isinstance(draft.network, Decoder) or isinstance(draft.network, Encoder):
         raise UsageError("a draft is a decoder, which writes text")
-    ours, its = vocabularies
+    ours, its = (int(each.config.to_public()["vocab_size"]) for each in (model, draft))
     if ours != its:
         raise UsageError(f"a draft reads the same tokens: its vocabulary has {its:,}, the model's {ours:,}")
-    return Small(draft.network, device=draft.device)
+    return Small(draft.network, adapter=draft.adapter, room=draft.room, device=draft.device)
