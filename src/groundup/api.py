@@ -361,8 +361,11 @@ def save(model: Model, out: str | Path, *, format: str = "hf", with_base: bool =
         if with_base:
             write_model(model, folder / "base")
             path = out.resolve() / "base"
-            fingerprint = open_safetensors(folder / "base").fingerprint()
-            named = replace(model, origin=replace(model.origin, name=str(path), path=path, fingerprint=fingerprint))
+            fingerprint = model.origin.fingerprint  # what a folder of codes goes by
+            if not shrink.stored(model.network):
+                fingerprint = open_safetensors(folder / "base").fingerprint()
+            origin = replace(model.origin, name=str(path), path=path, fingerprint=fingerprint)
+            named = replace(model, origin=origin, costs=())  # its weights stand there as they are stored
         write_adapter(named, folder)
     return out
 

@@ -14,10 +14,9 @@ from groundup.checkpoints.starters import STARTERS
 from groundup.core.labels import TASKS
 from groundup.inference.classify import scores
 from groundup.model import Model
-from groundup.nn.cache import Fresh
 from groundup.nn.heads import head_of
 from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
-from groundup.peft.front import lay
+from groundup.peft.front import lay_alone
 from groundup.peft.method import plain
 
 
@@ -89,11 +88,6 @@ def probe(model: Model, adapter: str, words: int = 64) -> Probe:
     with torch.inference_mode():
         found = []
         for name in (None, adapter):
-            if isinstance(network, EncoderDecoder):
-                x, step, _ = lay(network, [ids], Fresh(), adapters=name, half="encoder", device=device)
-                memory = network.encode(x, step)
-                x, step, _ = lay(network, [ids], Fresh(), adapters=name, memory=memory, half="decoder", device=device)
-            else:
-                x, step, _ = lay(network, [ids], Fresh(), adapters=name, device=device)
+            x, step, _ = lay_alone(network, [ids], adapters=name, device=device)
             found.append(network(x, step)[-1, places].float().tolist())
     return Probe(ids, places, found[0], found[1])

@@ -79,3 +79,13 @@ def test_another_kind_and_what_is_refused(
     with pytest.raises(UsageError, match="save it, and tune the folder"):
         gu.finetune(calibrated, ROWS, out=tmp_path / "d", steps=1)
     assert main([*words, "--out", str(tmp_path / "a"), "--resume"]) == 2  # finished
+
+
+def test_beside_its_base_in_few_bits_it_is_the_same(base: Path, data: Path, tmp_path: Path) -> None:
+    """`with_base` writes the codes, which nobody stores a second time when they are read."""
+    model = gu.adapt(gu.quantize(gu.load(base), "int8"), gu.LoRA(rank=2))
+    for parameter in model.method.trained(model.network, "mine").values():
+        parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    found = gu.load(gu.save(model, tmp_path / "both", with_base=True))
+    assert len(stored(found.network)) == 14
+    assert torch.equal(found.logits("sun or red:"), model.logits("sun or red:"))

@@ -122,6 +122,13 @@ def test_what_it_refuses(base: Model, mixed: Model, tmp_path: Path) -> None:
         gu.merge(mixed)
     with pytest.raises(UsageError, match="no adapter 'other~1'"):
         mixed.using("other~1")
+    for wrong in ("mine~3", "mine~x"):
+        with pytest.raises(UsageError, match="they are 0 to 2"):
+            mixed.using(wrong)
+    with pytest.raises(UsageError, match="this adapter is none"):
+        gu.adapt(base, gu.Prompt(length=2)).using("mine~0")
+    with pytest.raises(UsageError, match="not single labels rows"):
+        gu.find_learning_rate(mixed, labels, steps=3, precision="float32")
     folder = gu.save(mixed, tmp_path / "mix")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"num_prompts": 4}))

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from groundup.model import Model
-from groundup.nn.cache import Fresh
 from groundup.nn.stack import Encoder, EncoderDecoder
-from groundup.peft.front import lay
+from groundup.peft.front import lay_alone
 
 PASSAGES = (
     "The ferry leaves at seven in the morning and comes back before dark, unless the wind is from the north.",
@@ -119,29 +118,19 @@ def read_all(model: Model, rows: Sequence[list[int]], network: nn.Module, most: 
         room = min(most - sum(map(len, kept)), model.room or most)
         if row[:room]:
             kept.append(row[:room])
-    if isinstance(network, EncoderDecoder):
-        x, step, _ = lay(network, kept, Fresh(), half="encoder", device=model.device)
-        memory = network.encode(x, step)
-        x, step, _ = lay(network, kept, Fresh(), memory=memory, half="decoder", device=model.device)
-        network.decoder.run(x, step)
-        return
-    x, step, _ = lay(network, kept, Fresh(), device=model.device)
-    network.run(x, step)  # type: ignore[operator]
+    x, step, _ = lay_alone(network, kept, device=model.device)
+    blocks = network.decoder if isinstance(network, EncoderDecoder) else network
+    blocks.run(x, step)  # type: ignore[operator]
 
 
 @torch.inference_mode()
 def _states(model: Model, ids: list[int]) -> Tensor:
     """Scores of words, else of labels, else hidden states: at each token, float32 on the processor."""
-    network, device, adapter = model.network, model.device, model.adapter
-    if isinstance(network, EncoderDecoder):
-        x, step, _ = lay(network, [ids], Fresh(), adapters=adapter, half="encoder", device=device)
-        memory = network.encode(x, step)
-        x, step, own = lay(network, [ids], Fresh(), adapters=adapter, memory=memory, half="decoder", device=device)
-    else:
-        x, step, own = lay(network, [ids], Fresh(), adapters=adapter, device=device)
-        if network.head is None or model.config.labels is not None:
-            states = network.run(x, step)
-            if model.config.labels is not None:
-                states = network.judge(states, step, torch.arange(len(states), device=device))
-            return states[own[0] :].float().cpu()
+    network, device = model.network, model.device
+    x, step, own = lay_alone(network, [ids], adapters=model.adapter, device=device)
+    if not isinstance(network, EncoderDecoder) and (network.head is None or model.config.labels is not None):
+        states = network.run(x, step)
+        if model.config.labels is not None:
+            states = network.judge(states, step, torch.arange(len(states), device=device))
+        return states[own[0] :].float().cpu()
     return network(x, step)[own[0] :].float().cpu()

@@ -18,6 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from groundup.core.errors import UsageError
+from groundup.nn.cache import Fresh
+from groundup.nn.stack import EncoderDecoder
 from groundup.nn.step import Apart, Cache, Memory, Spliced, Step, stacked
 
 PART = "~"  # between a mixture's name and the number of one of its prompts
@@ -32,9 +35,13 @@ class Front(nn.Module):
 
     tokens: int = 0
 
-    def vectors(self, part: int | None = None) -> Float[Tensor, "P D"] | None:
-        """Stand-ins for the embeddings of P tokens; part: of a mixture, which prompt's."""
+    def vectors(self) -> Float[Tensor, "P D"] | None:
+        """Stand-ins for the embeddings of P tokens."""
         return None
+
+    def part(self, number: str) -> Front:
+        """One of the fronts that it mixes. UsageError where there is none of this number."""
+        raise UsageError(f"no part {number!r}: a mixture of prompts has parts, and this adapter is none")
 
     def keys(self) -> Keys:
         """Keys and values by the attention's path, which the row's cache begins with."""
@@ -65,13 +72,13 @@ def length(network: nn.Module, adapters: str | None | Sequence[str | None]) -> i
     if not held:
         return 0
     names = [adapters] if adapters is None or isinstance(adapters, str) else adapters
-    return max((sum(front.tokens for front, _ in _of(held, name)) for name in dict.fromkeys(names)), default=0)
+    return max((sum(front.tokens for front in _of(held, name)) for name in dict.fromkeys(names)), default=0)
 
 
-def _of(held: Mapping[str, Front], name: str | None) -> list[tuple[Front, int | None]]:
-    """The fronts of the adapters in "a+b", a's first; in "a~2", which part of a's."""
+def _of(held: Mapping[str, Front], name: str | None) -> list[Front]:
+    """The fronts of the adapters in "a+b", a's first; in "a~2", part 2 of a's."""
     named = (each.partition(PART) for each in stacked(name))
-    return [(held[base], int(part) if part else None) for base, _, part in named if base in held]
+    return [held[whole].part(part) if part else held[whole] for whole, _, part in named if whole in held]
 
 
 def lay(
@@ -112,7 +119,7 @@ def lay(
     put: list[Tensor] = []
     for row, name, new in zip(rows, names, begins, strict=True):
         mine = used[name] if new and half != "decoder" else []
-        vectors = [one for front, part in mine if (one := front.vectors(part)) is not None]
+        vectors = [one for front in mine if (one := front.vectors()) is not None]
         before = sum(map(len, vectors))
         where += range(len(flat), len(flat) + before)
         put += vectors
@@ -129,10 +136,25 @@ def lay(
     return torch.tensor(flat, device=device), step, own
 
 
-def _keys(fronts: Sequence[tuple[Front, int | None]]) -> Keys:
+def lay_alone(
+    network: nn.Module,
+    rows: Sequence[Sequence[int]],
+    *,
+    adapters: str | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Int[Tensor, " T"], Step, list[int]]:
+    """`lay` for a call that keeps nothing; two halves read the rows by the encoder first, and are laid out for the decoder."""
+    if not isinstance(network, EncoderDecoder):
+        return lay(network, rows, Fresh(), adapters=adapters, device=device)
+    ids, step, _ = lay(network, rows, Fresh(), adapters=adapters, half="encoder", device=device)
+    memory = network.encode(ids, step)
+    return lay(network, rows, Fresh(), adapters=adapters, memory=memory, half="decoder", device=device)
+
+
+def _keys(fronts: Sequence[Front]) -> Keys:
     """The keys and values of several fronts, the first one's first."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    for front, _ in fronts:
+    for front in fronts:
         for path, (k, v) in front.keys().items():
             found[path] = (torch.cat([found[path][0], k]), torch.cat([found[path][1], v])) if path in found else (k, v)
     return found
@@ -141,12 +163,12 @@ def _keys(fronts: Sequence[tuple[Front, int | None]]) -> Keys:
 def _beside(
     network: nn.Module,
     names: Sequence[str | None],
-    used: Mapping[str | None, Sequence[tuple[Front, int | None]]],
+    used: Mapping[str | None, Sequence[Front]],
     step: Step,
 ) -> dict[str, tuple[Apart, ...]]:
     found: dict[str, tuple[Apart, ...]] = {}
     for name, mine in used.items():
-        kept = [] if name is None else [pair for front, _ in mine for pair in front.beside(network, name).items()]
+        kept = [] if name is None else [pair for front in mine for pair in front.beside(network, name).items()]
         if not kept:
             continue
         rows = [i for i, n in enumerate(names) if n == name]

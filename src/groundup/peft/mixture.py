@@ -25,6 +25,17 @@ from groundup.peft.method import FRONT_PREFIX, Encode, Method, Net, refuse_setti
 from groundup.peft.prompt import place, words
 
 
+class Alone(Front):
+    """One prompt of a mixture, whose numbers [P, D] the mixture holds."""
+
+    def __init__(self, prompt: Tensor):
+        super().__init__()
+        self.prompt, self.tokens = prompt, len(prompt)
+
+    def vectors(self) -> Float[Tensor, "P D"]:
+        return self.prompt
+
+
 class MixedPrompts(Front):
     """The vectors [K, P, D] and the logarithms of their weights [K], up to a constant."""
 
@@ -33,8 +44,13 @@ class MixedPrompts(Front):
         self.prompts, self.weights = nn.Parameter(prompts), nn.Parameter(weights)
         self.tokens = prompts.shape[1]
 
-    def vectors(self, part: int | None = None) -> Float[Tensor, "P D"]:
-        return self.prompts[int(self.weights.argmax()) if part is None else part]
+    def vectors(self) -> Float[Tensor, "P D"]:
+        return self.prompts[int(self.weights.argmax())]
+
+    def part(self, number: str) -> Front:
+        if number not in map(str, range(len(self.weights))):
+            raise UsageError(f"no prompt {number!r} in this mixture: they are 0 to {len(self.weights) - 1}")
+        return Alone(self.prompts[int(number)])
 
 
 @dataclass(frozen=True)

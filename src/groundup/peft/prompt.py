@@ -34,7 +34,7 @@ class SoftPrompt(Front):
         self.near: Tensor | None
         self.register_buffer("near", near, persistent=False)
 
-    def vectors(self, part: int | None = None) -> Float[Tensor, "P D"]:
+    def vectors(self) -> Float[Tensor, "P D"]:
         return self.prompt
 
 

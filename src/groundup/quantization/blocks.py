@@ -87,9 +87,8 @@ def _nibbles(codes: Float[Tensor, "O 32"]) -> UInt8[Tensor, "O 16"]:
     return whole[:, :16] | whole[:, 16:] << 4
 
 
-PACK: dict[
-    str, Callable[[Tensor, Tensor, Tensor], Tensor]
-] = {  # scale [O], least [O], codes [O, 32] -> bytes of a block
+# scale [O], least [O], codes [O, 32] -> the bytes of a block
+PACK: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "q8_0": lambda d, m, q: torch.cat([_bytes(d), q.to(torch.int8).view(torch.uint8)], 1),
     "q4_0": lambda d, m, q: torch.cat([_bytes(d), _nibbles(q)], 1),
     "q4_1": lambda d, m, q: torch.cat([_bytes(d), _bytes(m), _nibbles(q)], 1),

@@ -19,8 +19,6 @@ from groundup.nn.stack import Stack
 from groundup.nn.surgery import canonical
 from groundup.quantization.stored import Kind, Observer, Stored
 
-__all__ = ["Gram", "Ranges", "calibrated"]
-
 
 class Gram(Observer):
     """Σ x xᵀ over all tokens [I, I], float32, and how many tokens."""

@@ -100,11 +100,14 @@ class Kind(ABC):
 
     def observer(self) -> Observer:
         """What listens while texts are read. UsageError for kinds that do not round by texts."""
-        raise UsageError(f"{self.name} does not look at activations: leave the texts to calibrate by out")
+        raise self._deaf()
 
     def calibrated(self, weight: Float[Tensor, "O I"], seen: Any) -> Stored:
-        """The matrix in this kind, rounded with what the observer saw."""
-        raise NotImplementedError
+        """The matrix in this kind, rounded with what the observer saw. UsageError as of `observer`."""
+        raise self._deaf()
+
+    def _deaf(self) -> UsageError:
+        return UsageError(f"{self.name} does not look at activations: leave the texts to calibrate by out")
 
     @abstractmethod
     def store(self, weight: Float[Tensor, "O I"]) -> Stored:

@@ -115,7 +115,8 @@ def what_is_learned(
         found = read(data)
         model = headed(model, found, aim.problem, auxiliary=aim.auxiliary, seed=given.seed, say=say)
         assert model.config.labels is not None
-        return model, found, read, classify(model.config.labels, auxiliary=aim.auxiliary, smoothing=smoothing)
+        objective = classify(model.config.labels, auxiliary=aim.auxiliary, smoothing=smoothing)
+        return model, found, read, _learnable(model, objective)
     if aim.problem is not None or aim.auxiliary:
         raise UsageError("problem and auxiliary are of rows with labels: name the field that holds them (label)")
     found = rows.read(data)
@@ -125,7 +126,16 @@ def what_is_learned(
         objective = choose(model, unlikelihood=aim.unlikelihood, length_normalised=aim.length_normalised)
     elif chosen:
         raise UsageError(f"unlikelihood and length_normalised are of rows with choices; {found.name} has none")
-    return model, found, rows.read, objective or objective_for(model, smoothing=smoothing)
+    return model, found, rows.read, _learnable(model, objective or objective_for(model, smoothing=smoothing))
+
+
+def _learnable(model: Model, objective: Objective) -> Objective:
+    """The objective itself. UsageError where the method in use learns by another one alone."""
+    if model.adapter is not None and model.method.objective not in (None, objective.name):
+        raise UsageError(
+            f"a {model.method.kind} learns text that a decoder writes, not {objective.name} rows; take a prompt"
+        )
+    return objective
 
 
 def conduct(
@@ -156,8 +166,6 @@ def conduct(
         raise UsageError(
             "a base that was rounded by texts cannot be made again from its name: save it, and tune the folder"
         )
-    if method.objective not in (None, objective.name):
-        raise UsageError(f"a {method.kind} learns text that a decoder writes, not {objective.name} rows; take a prompt")
     identity = {
         "base": base_facts(model),
         "method": {"kind": method.kind, **asdict(method)},
