@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-WANTED := pyproject.toml constraints.txt
+WANTED := pyproject.toml setup.py constraints.txt $(wildcard src/groundup/kernels/native/*)
 
 .PHONY: install demo test test-all lint bench clean
 

@@ -39,6 +39,8 @@ from groundup.evaluation.report import Report
 from groundup.folders import probe, write_adapter, write_model
 from groundup.inference.score import nll
 from groundup.inputs.tokenizer import Tokenizer
+from groundup.kernels.library import described, library
+from groundup.kernels.packing import LAYOUTS
 from groundup.model import Model, with_labels
 from groundup.nn.stack import Decoder, EncoderDecoder
 from groundup.nn.step import STACK, stacked
@@ -47,6 +49,7 @@ from groundup.peft.lora import LoRA
 from groundup.peft.method import Method, folded
 from groundup.quantization import shrink
 from groundup.quantization.kinds import line, parse
+from groundup.quantization.packed import packed
 from groundup.quantization.stored import Kind
 from groundup.training.compare import compare
 from groundup.training.finetune import finetune
@@ -92,7 +95,8 @@ def load(
     """Load a model: a starter's name, a hub id, a folder, a `.gguf` file, or a run's folder (its base and best adapter).
 
     adapter  a run's folder, or one in PEFT's layout, to put on the model and use; several are used one over the other
-    dtype    float32, bfloat16, or auto (what a measurement of this machine finds faster for answering)
+    dtype    float32, bfloat16, int8, or auto (what is fastest here for answering). int8 leaves weights that the file has in
+             eight or four bits as they are, and rounds what meets them to eight bits as it comes
 
     Raises UsageError for what is not supported, GroundupError for broken files, and both with what to do.
     """
@@ -103,12 +107,15 @@ def load(
         given, model, steps = [path, *given], base["path"], base.get("storage", [])
     notes = []
     if dtype == "auto":
-        dtype, why = machine.choose("answer")
+        dtype, why = _fastest(model, revision, device)
         notes.append(why)
-    if dtype not in machine.FORMATS:
-        raise UsageError(f"dtype {dtype!r}: there are {', '.join(machine.FORMATS)} and auto")
-    found = _load.load(model, revision=revision, dtype=machine.FORMATS[dtype])
-    network = found.network
+    if dtype not in (*machine.FORMATS, "int8"):
+        raise UsageError(f"dtype {dtype!r}: there are {', '.join(machine.FORMATS)}, int8 and auto")
+    small = dtype == "int8"
+    if small:
+        _refuse_int8(model, revision, device)
+    found = _load.load(model, revision=revision, dtype=torch.float32 if small else machine.FORMATS[dtype], keep=small)
+    network = packed(found.network)[0] if small else found.network
     for each in steps:  # the base as the run had it
         network, _ = shrink.store(network, parse(each["to"]), each["targets"])
         notes.append(f"the base's weights are stored as {each['to']}, as in training")
@@ -129,6 +136,25 @@ def load(
     for number, folder in enumerate(given, start=1):
         loaded = add_adapter(loaded, folder, name=DEFAULT_ADAPTER + (str(number) if number > 1 else ""))
     return loaded.using(STACK.join(loaded.methods)) if len(given) > 1 else loaded
+
+
+def _fastest(model: str | Path, revision: str | None, device: str) -> tuple[str, str]:
+    """The number format for answering, and why."""
+    kinds = _load.kinds(model, revision) & set(LAYOUTS)
+    if kinds and device == "cpu" and library() is not None:
+        return "int8", f"int8: the weights stay in the file's own {', '.join(sorted(kinds))}"
+    return machine.choose("answer")
+
+
+def _refuse_int8(model: str | Path, revision: str | None, device: str) -> None:
+    """UsageError where nothing would be computed in eight bits."""
+    if not _load.kinds(model, revision) & set(LAYOUTS):
+        kinds = ", ".join(LAYOUTS)
+        raise UsageError(f"int8: {model} has no weights in {kinds}: groundup quantize it, or load it in float32")
+    if device != "cpu":
+        raise UsageError(f"int8 is computed on the processor, not on {device}: load in float32 or bfloat16")
+    if library() is None:
+        raise UsageError(f"int8 needs the compiled library: {described()}; load in float32 or bfloat16")
 
 
 def tokenizer(model: str | Path, *, revision: str | None = None) -> Tokenizer:
@@ -473,6 +499,7 @@ def doctor() -> dict[str, Any]:
     }
     for package in ("torch", "tokenizers", "safetensors", "gguf", "llguidance"):
         facts[package] = metadata.version(package)
+    facts["compiled library"] = described()
     for name, rates in machine.rates(refresh=True).items():
         facts[f"{name} (GFLOP/s)"] = ", ".join(f"{work} {rate:.3g}" for work, rate in rates.items())
     facts["for training"] = machine.choose("train")[1]

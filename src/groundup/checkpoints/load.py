@@ -6,10 +6,10 @@ name ── resolve ── path ── source (lazy) ── config ── build 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from groundup import models
 from groundup.checkpoints import hub, quantized, starters
-from groundup.checkpoints.gguf import open_gguf
+from groundup.checkpoints.gguf import GGUF, open_gguf
 from groundup.checkpoints.safetensors import open_safetensors
 from groundup.checkpoints.source import Source
 from groundup.core.config import FamilyConfig
@@ -25,13 +25,18 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import read_json
 from groundup.core.rules import Entry, Plan, Rules
 from groundup.inputs.tokenizer import Tokenizer
+from groundup.kernels.packing import LAYOUTS
 from groundup.nn.heads import end_in_labels
 from groundup.nn.linear import Embedding, Linear
 from groundup.nn.stack import Decoder, EncoderDecoder, Stack
 from groundup.nn.storage import Dense
-from groundup.nn.surgery import tensors
+from groundup.nn.surgery import missing, numbers, tensors
+from groundup.quantization.blocks import BlockKind, Blocks
+from groundup.quantization.kinds import KINDS
+from groundup.quantization.shrink import holders
 
 GGUF_FAMILIES = {"llama": "llama"}
+BLOCKS: dict[str, type[BlockKind]] = {name: kind for name, kind in KINDS.items() if issubclass(kind, BlockKind)}
 
 
 @dataclass(frozen=True)
@@ -81,21 +86,24 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
     raise UsageError(f"{name}: no such file or folder, and no starter; starters: {known}; hub ids are owner/name")
 
 
-def load(name: str | Path, *, revision: str | None = None, dtype: torch.dtype | None = torch.float32) -> Loaded:
+def load(
+    name: str | Path, *, revision: str | None = None, dtype: torch.dtype | None = torch.float32, keep: bool = False
+) -> Loaded:
     """Load a `.gguf` file or a Hugging Face folder.
 
     dtype: the number format of every weight; None keeps what the file has.
+    keep: matrices of a `.gguf` stay in its blocks where the compiled library multiplies these (`kernels.packing.LAYOUTS`).
     Raises UsageError for a config that is not supported, GroundupError for files that do not fit their config.
     """
     path = resolve(name, revision)
     if path.is_dir():
         return _folder(str(name), path, dtype)
     if path.suffix == ".gguf":
-        return _gguf(str(name), path, dtype)
+        return _gguf(str(name), path, dtype, keep)
     raise UsageError(f"{path}: not a model; give a .gguf file or a folder with config.json and model.safetensors")
 
 
-def _gguf(name: str, path: Path, dtype: torch.dtype | None) -> Loaded:
+def _gguf(name: str, path: Path, dtype: torch.dtype | None, keep: bool) -> Loaded:
     source = open_gguf(path)
     metadata = dict(source.metadata)
     architecture = metadata.get("general.architecture")
@@ -107,7 +115,9 @@ def _gguf(name: str, path: Path, dtype: torch.dtype | None) -> Loaded:
         config = family.config_from_gguf(metadata, set(source.names))
     except KeyError as e:
         raise GroundupError(f"{path.name}: the key {e.args[0]} is missing from its metadata") from None
-    network, notes = assemble(family, config, family.gguf(config), source, dtype, path.name)
+    network, notes = assemble(
+        family, config, family.gguf(config), source, dtype, path.name, _blocks(source) if keep else {}
+    )
     config = _as_built(config, network, family.gguf(config))
     origin = Origin(name, path, source.fingerprint(), "gguf", config.model_type)
     return Loaded(network, family, config, Tokenizer.from_gguf(metadata), {}, origin, notes)
@@ -157,10 +167,36 @@ def _tokenizer(path: Path, *settings: dict[str, Any]) -> Tokenizer | None:
     return Tokenizer.from_folder(path, stop_ids=stops)
 
 
+def kinds(name: str | Path, revision: str | None = None) -> set[str]:
+    """In which kinds of storage a model's file has its matrices, by the names of `quantization.kinds`; nothing is loaded."""
+    path = resolve(name, revision)
+    if path.suffix == ".gguf":
+        return {kind.name for kind in _blocks(open_gguf(path)).values()}
+    public = read_json(path / "config.json") if (path / "config.json").exists() else {}
+    said = public.get(quantized.KEY) if isinstance(public, dict) else None
+    lines = said.get("weights") if isinstance(said, dict) and said.get("quant_method") == quantized.METHOD else None
+    return {str(line).partition(":")[0] for line in lines.values()} if isinstance(lines, dict) else set()
+
+
+def _blocks(source: GGUF) -> dict[str, BlockKind]:
+    """The matrices of a file whose blocks the compiled library multiplies as they are."""
+    held = {name: str(source.dtype(name)).lower() for name in source.names if len(source.shape(name)) == 2}
+    return {name: BLOCKS[kind]() for name, kind in held.items() if kind in BLOCKS and kind in LAYOUTS}
+
+
 def assemble(
-    family: ModuleType, config: FamilyConfig, rules: Rules, source: Source, dtype: torch.dtype | None, file: str
+    family: ModuleType,
+    config: FamilyConfig,
+    rules: Rules,
+    source: Source,
+    dtype: torch.dtype | None,
+    file: str,
+    kept: Mapping[str, BlockKind] = MappingProxyType({}),
 ) -> tuple[Decoder | EncoderDecoder, list[str]]:
-    """Build the network and fill it from `source`; raises GroundupError when anything is left over on either side."""
+    """Build the network and fill it from `source`; raises GroundupError when anything is left over on either side.
+
+    kept  which tensors stay in the file's blocks
+    """
     network = _empty(family, config)
     plan = rules.load(source.names)
     if plan.unused:
@@ -170,22 +206,37 @@ def assemble(
     notes = [f"{len(plan.ignored)} tensors ignored: {_some(plan.ignored)}"] if plan.ignored else []
     filled: set[str] = set()
     for entry in plan.entries:
-        given = [source.read(s) for s in entry.sources]
+        kind = _kind_of(entry, kept)
+        read = source.blocks if kind is not None and isinstance(source, GGUF) else source.read
+        given = [read(s) for s in entry.sources]
         try:
-            made = entry.forward(given)
+            made = entry.forward(given)  # rules move rows, and a row of blocks is a row
         except UsageError as e:
             raise GroundupError(f"{file} does not fit its config: {e}") from None
         for target, tensor in zip(entry.targets, made, strict=True):
-            notes += _put(network, target, tensor if dtype is None else tensor.to(dtype), entry.sources[0], file)
+            if kind is not None:
+                width = source.shape(entry.sources[0])[1]
+                notes += _put_blocks(
+                    network, target, kind.read({"packed": tensor.contiguous()}, (len(tensor), width)), file
+                )
+            else:
+                notes += _put(network, target, tensor if dtype is None else tensor.to(dtype), entry.sources[0], file)
             filled.add(target)
     for entry in plan.copies:
         _same(network, entry, [source.read(s) for s in entry.sources], dtype, file)
     _tie(network, plan, config)
     notes += _without(network, family, config, filled)
-    empty = [name for name, t in tensors(network).items() if t.is_meta]
+    empty = missing(network)
     if empty:
         raise GroundupError(f"{file}: {len(empty)} tensors of the model are missing from the file: {_some(empty)}")
     return network.eval(), notes
+
+
+def _kind_of(entry: Entry, kept: Mapping[str, BlockKind]) -> BlockKind | None:
+    """The kind of blocks that all tensors of an entry have, None where it takes ordinary numbers."""
+    kinds = [kept.get(name) for name in entry.sources]
+    moved = all(operation.name != "transpose" for operation in entry.rule.operations)
+    return kinds[0] if moved and all(kind == kinds[0] for kind in kinds) else None
 
 
 def _empty(family: ModuleType, config: FamilyConfig) -> Decoder | EncoderDecoder:
@@ -257,12 +308,27 @@ def _put(network: nn.Module, target: str, tensor: Tensor, source: str, file: str
         if isinstance(wanted, Dense) and not wanted.values.is_meta:  # tied, and filled already by its twin
             if torch.equal(wanted.values, tensor):
                 return []
-            holder.weight = Dense(tensor)
+            holder.weight = Dense(tensor.contiguous())
             return [f"{target} differs from the weight that the config ties it to: untied"]
-        wanted.values = nn.Parameter(tensor, requires_grad=False)
+        wanted.values = nn.Parameter(tensor.contiguous(), requires_grad=False)  # a transposed one is laid out anew
     else:
         setattr(holder, last, nn.Parameter(tensor, requires_grad=False))
     return []
+
+
+def _put_blocks(network: nn.Module, target: str, storage: Blocks, file: str) -> list[str]:
+    """A matrix in blocks, wherever the one without numbers stands (a tied head has the same)."""
+    path = target.removesuffix(".weight")
+    found = holders(network)
+    if path not in found:
+        raise GroundupError(f"{file}: there is a {target}, which the config's model has no matrix for")
+    empty = found[path].weight
+    if storage.shape != empty.shape:
+        raise GroundupError(f"{file}: {target} has the shape {storage.shape}; the config wants {empty.shape}")
+    untied = isinstance(empty, Blocks)  # filled already by its twin
+    for holder in [found[path]] if untied else [h for h in found.values() if h.weight is empty]:
+        holder.weight = storage
+    return [f"{target} has blocks of its own: untied"] if untied else []
 
 
 def _same(network: nn.Module, entry: Entry, given: list[Tensor], dtype: torch.dtype | None, file: str) -> None:
@@ -295,7 +361,7 @@ def _as_built(config: Any, network: nn.Module, rules: Rules) -> Any:
     """The config; it says untied where the file gave a head that it ties numbers of its own."""
     if not getattr(config, "tie_word_embeddings", False):
         return config
-    held = tensors(network)  # a tied weight once, under its first name
+    held = numbers(network)  # a tied weight once, under its first name
     untied = any(rule.tied_to is not None and rule.target in held for rule in rules.table)
     return config.model_copy(update={"tie_word_embeddings": False}) if untied else config
 

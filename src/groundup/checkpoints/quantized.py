@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from groundup.checkpoints.source import Source
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Rules
-from groundup.nn.surgery import tensors
+from groundup.nn.surgery import missing, numbers, tensors
 from groundup.quantization.kinds import line, parse
 from groundup.quantization.shrink import holders, stored
 
@@ -62,10 +62,11 @@ def fill(network: nn.Module, said: Mapping[str, Any], source: Source, rules: Rul
             found[name].weight = parse(text).read(held, found[name].weight.shape)
         except (GroundupError, UsageError) as error:
             raise GroundupError(f"{file}: {name}: {error}") from None
-    for name, empty in tensors(network).items():
-        if not empty.is_meta or name not in waiting:
+    empties = numbers(network)
+    for name in missing(network):
+        if name not in waiting:
             continue
-        tensor = source.read(name)
+        tensor, empty = source.read(name), empties[name]
         if tuple(tensor.shape) != tuple(empty.shape) or not bool(torch.isfinite(tensor).all()):
             raise GroundupError(f"{file}: {name} is {list(tensor.shape)}, not {list(empty.shape)}, or holds no numbers")
         path, _, last = name.rpartition(".")
@@ -75,13 +76,13 @@ def fill(network: nn.Module, said: Mapping[str, Any], source: Source, rules: Rul
         waiting.discard(name)
     for rule in rules.table:
         path, other = rule.target.removesuffix(".weight"), (rule.tied_to or "").removesuffix(".weight")
-        if other and path in found and found[path].weight.dense().is_meta and f"{path}.weight" not in source.names:
+        if other and f"{path}.weight" in missing(network) and f"{path}.weight" not in source.names:
             found[path].weight = found[other].weight
-    missing = [name for name, t in tensors(network).items() if t.is_meta]
-    if waiting or missing:
+    lost = missing(network)
+    if waiting or lost:
         raise GroundupError(
             f"{file}: {len(waiting)} tensors have no place ({', '.join(sorted(waiting)[:3]) or 'none'}), "
-            f"{len(missing)} are missing ({', '.join(missing[:3]) or 'none'})"
+            f"{len(lost)} are missing ({', '.join(lost[:3]) or 'none'})"
         )
     return [f"{len(kinds)} weights are stored as {', '.join(sorted(set(kinds.values())))}"]
 

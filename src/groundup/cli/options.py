@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 typed: list[str] = []  # the words of this command line, set by main
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 @Parameter(name="*")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from groundup.core.errors import UsageError
+from groundup.inference.lowered import Lowered
 from groundup.nn.cache import Fresh, Slots
 from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
 from groundup.nn.step import Memory
@@ -34,6 +35,7 @@ class Runner:
             raise UsageError("this model sees both ways and writes no text; use a decoder or an encoder-decoder")
         self.network, self.limit, self.device, self.start = network, limit, device, start
         self.cache = Slots(rows, 0)
+        self.lowered = Lowered.of(network)
 
     @property
     def two_halves(self) -> bool:
@@ -82,7 +84,10 @@ class Runner:
         last = None
         if step.rows.total > len(rows) and not every:
             last = torch.tensor([end - 1 for end in step.rows.starts[1:]], device=self.device)
-        logits = self.network(ids, step, last)
+        if self.lowered is not None and not every and self.lowered.takes(step):
+            logits = self.lowered(ids, step)
+        else:
+            logits = self.network(ids, step, last)
         self.cache.advance(step)
         return logits.float()
 

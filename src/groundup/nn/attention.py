@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from groundup.kernels.plan import Hole, Plan, Register
 from groundup.nn.linear import Linear
-from groundup.nn.positions import Bias, Rotary
+from groundup.nn.norms import RMSNorm
+from groundup.nn.positions import Alibi, Bias, Rotary
 from groundup.nn.step import Keys, Step
 
 SHORT = 128 * 128  # scores a head up to which a CPU trains faster when it keeps the weights (1.5 to 9 times, measured)
@@ -211,6 +213,26 @@ class Attention(nn.Module):
         if step.apart and self.path in step.apart:
             mixed = self._beside(mixed, q, step)
         return self.o(mixed.flatten(-2), step)
+
+    def lower(self, plan: Plan, x: Register) -> Register:
+        if self.cross or not self.causal:
+            raise Hole("a step that looks at more than its own row's past")
+        if type(self.score_bias) not in (type(None), Alibi) or type(self.rotary) not in (type(None), Rotary):
+            raise Hole("positions of another kind")
+        norms = [norm for norm in (self.q_norm, self.k_norm) if norm is not None]
+        if norms and (len(norms) == 1 or any(type(n) is not RMSNorm or n.eps != norms[0].eps for n in norms)):
+            raise Hole("other norms over heads")
+        bias, q_norm, k_norm = self.score_bias, self.q_norm, self.k_norm
+        q, k, v = (plan.lower(part, x, part.weight.shape[0]) for part in (self.q, self.k, self.v))
+        mixed = plan.attend(
+            q, k, v, self.path, heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim, scale=self.scale,
+            window=self.window, cap=self.cap, clip=self.clip, rotary=self.rotary,
+            q_gain=q_norm.gain if isinstance(q_norm, RMSNorm) else None,
+            k_gain=k_norm.gain if isinstance(k_norm, RMSNorm) else None,
+            eps=q_norm.eps if isinstance(q_norm, RMSNorm) else 0.0,
+            slopes=bias.slopes if isinstance(bias, Alibi) else None,
+        )  # fmt: skip
+        return plan.lower(self.o, mixed, self.o.weight.shape[0])
 
     def _write(self, x: Float[Tensor, "T D"], step: Step) -> Keys:
         k, v = self._heads(self.k(x, step), self.kv_heads), self._heads(self.v(x, step), self.kv_heads)

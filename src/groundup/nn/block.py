@@ -15,6 +15,7 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from groundup.kernels.plan import Plan, Register
 from groundup.nn.step import Step
 
 
@@ -87,4 +88,18 @@ class Block(nn.Module):
             x = (normed if p.from_normed else x) + y
             if p.after is not None:
                 x = parts[p.after](x, step)
+        return x
+
+    def lower(self, plan: Plan, x: Register) -> Register:
+        parts = cast(dict[str, nn.Module], self._modules)
+        read = x
+        for p in self.plan:
+            read = read if p.beside else x
+            normed = read if p.before is None else plan.lower(parts[p.before], read)
+            y = plan.lower(parts[p.core], normed)
+            if p.on_output is not None:
+                y = plan.lower(parts[p.on_output], y)
+            x = plan.add(normed if p.from_normed else x, y)
+            if p.after is not None:
+                x = plan.lower(parts[p.after], x)
         return x

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from groundup.kernels.plan import Plan, Register
 from groundup.nn.step import Step
 from groundup.nn.storage import Storage, empty
 
@@ -35,6 +36,9 @@ class Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "T I"], step: Step) -> Float[Tensor, "T O"]:
         return self.weight.matmul(x, self.bias)
+
+    def lower(self, plan: Plan, x: Register) -> Register:
+        return self.weight.lower(plan, x, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}{', bias' if self.bias is not None else ''}"

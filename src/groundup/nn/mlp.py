@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from groundup.kernels.plan import Hole, Plan, Register
 from groundup.nn.linear import Linear
 from groundup.nn.step import Step
 
@@ -20,6 +21,10 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
 # By the names that public configs use. Several of them spell one function.
 ACTIVATIONS: dict[str, Activation] = {
     "relu": F.relu,
@@ -27,7 +32,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "quick_gelu": _quick_gelu,
     "silu": F.silu,
     "swish": F.silu,
     "tanh": torch.tanh,
@@ -45,6 +50,19 @@ def activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
+LOWERED: dict[Activation, str] = {  # by the names that plans use
+    F.relu: "relu", F.gelu: "gelu", _gelu_tanh: "gelu_tanh", _quick_gelu: "quick_gelu", F.silu: "silu",
+    torch.tanh: "tanh", torch.sigmoid: "sigmoid",
+}  # fmt: skip
+
+
+def lowered(act: Activation) -> str:
+    """The name of an activation in plans. Raises `Hole` for one that they do not have."""
+    if act not in LOWERED:
+        raise Hole(f"activation {act}")
+    return LOWERED[act]
+
+
 class MLP(nn.Module):
     """down(act(up(x))) for each token alone. Shapes: x [T, width] -> [T, width]."""
 
@@ -56,6 +74,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "T D"]:
         return self.down(self.act(self.up(x, step)), step)
+
+    def lower(self, plan: Plan, x: Register) -> Register:
+        up = plan.lower(self.up, x, self.up.weight.shape[0])
+        return plan.lower(self.down, plan.activate(up, lowered(self.act)), self.down.weight.shape[0])
 
 
 class GatedMLP(nn.Module):
@@ -73,6 +95,10 @@ class GatedMLP(nn.Module):
         if self.act is F.silu and torch.is_grad_enabled() and gate.requires_grad:
             return self.down(_SwiGLU.apply(gate, up), step)
         return self.down(self.act(gate) * up, step)
+
+    def lower(self, plan: Plan, x: Register) -> Register:
+        gate, up = (plan.lower(part, x, part.weight.shape[0]) for part in (self.gate, self.up))
+        return plan.lower(self.down, plan.gate(gate, up, lowered(self.act)), self.down.weight.shape[0])
 
 
 class _SwiGLU(torch.autograd.Function):

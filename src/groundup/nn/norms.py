@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from groundup.kernels.plan import Plan, Register
 from groundup.nn.step import Step
 
 
@@ -31,6 +32,9 @@ class LayerNorm(nn.Module):
             weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         return F.layer_norm(x, weight.shape, weight, bias, self.eps)
 
+    def lower(self, plan: Plan, x: Register) -> Register:
+        return plan.layer_norm(x, self.weight, self.bias, self.eps)
+
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}"
 
@@ -47,11 +51,18 @@ class RMSNorm(nn.Module):
         self.eps, self.centred = eps, centred
         self.weight = nn.Parameter(torch.zeros(width) if centred else torch.ones(width), requires_grad=False)
 
+    @property
+    def gain(self) -> Float[Tensor, " D"]:
+        return 1.0 + self.weight if self.centred else self.weight
+
     def forward(self, x: Float[Tensor, "*T D"], step: Step) -> Float[Tensor, "*T D"]:
-        gain: Tensor = 1.0 + self.weight if self.centred else self.weight
+        gain = self.gain
         if torch.is_grad_enabled() and (x.requires_grad or gain.requires_grad):
             return _Normalize.apply(x, gain, self.eps)
         return F.rms_norm(x, gain.shape, gain.to(x.dtype), self.eps)
+
+    def lower(self, plan: Plan, x: Register) -> Register:
+        return plan.rms_norm(x, self.gain, self.eps)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}"

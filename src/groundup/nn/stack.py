@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from groundup.core.errors import UsageError
+from groundup.kernels.plan import Plan, Register
 from groundup.nn.attention import Attention
 from groundup.nn.embed import Embed
 from groundup.nn.linear import Linear
@@ -99,6 +100,12 @@ class Decoder(Stack):
         x = self.run(ids, step)
         return self.head(x, step) if at is None else self.head(x.index_select(0, at), step.take(at))
 
+    def lower(self, plan: Plan, x: Register) -> Register:
+        """From what `embed` gives to the scores of every word, for one token of each row."""
+        for part in (*self.blocks, self.norm):
+            x = x if part is None else plan.lower(part, x)
+        return plan.lower(self.head, x, self.embed.tokens.weight.shape[0])
+
 
 class Encoder(Decoder):
     """A stack that sees both ways, with a head on every token and a pooler on the first of each row.
@@ -162,6 +169,9 @@ class CappedHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "T D"], step: Step) -> Float[Tensor, "T V"]:
         return self.cap * torch.tanh(self.out(x, step) / self.cap)
+
+    def lower(self, plan: Plan, x: Register) -> Register:
+        return plan.cap(plan.lower(self.out, x, self.out.weight.shape[0]), self.cap)
 
 
 class Pooler(nn.Module):

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from groundup.core.machine import remembered
+from groundup.kernels.plan import Plan, Register
 
 FEW = 64  # tokens up to which the way of multiplying is chosen by measuring
 
@@ -33,6 +34,10 @@ class Storage(Protocol):
 
     def matmul(self, x: Float[Tensor, "N I"], bias: Float[Tensor, " O"] | None = None) -> Float[Tensor, "N O"]:
         """x Wᵀ + bias, in the number format of `x`."""
+        ...
+
+    def lower(self, plan: Plan, x: Register, bias: Float[Tensor, " O"] | None) -> Register:
+        """`matmul` as an operation of a plan. Raises `Hole` where there is none."""
         ...
 
     def rows(self, ids: Int[Tensor, " N"]) -> Float[Tensor, "N I"]:
@@ -67,6 +72,9 @@ class Dense(nn.Module):
         if x.shape[0] <= FEW and x.device.type == "cpu" and not torch.is_grad_enabled():
             return WAYS[_fastest(x.dtype, x.shape[0] == 1)](x, values, bias)
         return F.linear(x, values, bias)
+
+    def lower(self, plan: Plan, x: Register, bias: Float[Tensor, " O"] | None) -> Register:
+        return plan.dense(x, self.values, bias)
 
     def rows(self, ids: Int[Tensor, " N"]) -> Float[Tensor, "N I"]:
         return F.embedding(ids, self.values)

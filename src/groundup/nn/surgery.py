@@ -109,19 +109,30 @@ def match(names: Iterator[str] | list[str], targets: str) -> list[str]:
     return [n for n in names if n in chosen]
 
 
-def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Every weight, bias and gain as ordinary numbers under its canonical name; a tied storage once, where it is first."""
-    found: dict[str, torch.Tensor] = {}
+def numbers(network: nn.Module) -> dict[str, Storage | torch.Tensor]:
+    """Every weight as its storage, every bias and gain, under its canonical name; a tied storage once, where it is first."""
+    found: dict[str, Storage | torch.Tensor] = {}
     seen: set[int] = set()
     for path, part in network.named_modules():
         name = canonical(path)
         if isinstance(part, Linear | Embedding):
             if id(part.weight) not in seen:
                 seen.add(id(part.weight))
-                found[f"{name}.weight"] = part.weight.dense()
+                found[f"{name}.weight"] = part.weight
             if isinstance(part, Linear) and part.bias is not None:
                 found[f"{name}.bias"] = part.bias
         elif not isinstance(part, Dense) and RESERVED.isdisjoint(path.split(".")):
             for last, parameter in part.named_parameters(recurse=False):
                 found[f"{name}.{last}" if name else last] = parameter
     return found
+
+
+def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The same as ordinary numbers."""
+    return {name: x if isinstance(x, torch.Tensor) else x.dense() for name, x in numbers(network).items()}
+
+
+def missing(network: nn.Module) -> list[str]:
+    """The names of those that have no numbers yet."""
+    plain = {name: x.values if isinstance(x, Dense) else x for name, x in numbers(network).items()}
+    return [name for name, x in plain.items() if isinstance(x, torch.Tensor) and x.is_meta]

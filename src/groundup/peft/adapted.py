@@ -20,6 +20,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
+from groundup.kernels.plan import Hole, Plan, Register
 from groundup.nn.step import STACK, Step, stacked
 from groundup.nn.surgery import device_of, replace
 
@@ -38,6 +39,18 @@ class Part(nn.Module):
 
     def after(self, y: Float[Tensor, "T O"], x: Shaped[Tensor, "T ..."], linear: Any) -> Float[Tensor, "T O"]:
         """The linear's output; y is fresh and may be changed in place, x is what `before` was given."""
+        return y
+
+    def lower_before(self, plan: Plan, x: Register, name: str) -> Register:
+        """`before` as operations of a plan, for the rows that use the adapter. Raises `Hole` where there are none."""
+        if type(self).before is not Part.before:
+            raise Hole(f"adapter {name}")
+        return x
+
+    def lower_after(self, plan: Plan, y: Register, x: Register, name: str) -> Register:
+        """`after`, likewise."""
+        if type(self).after is not Part.after:
+            raise Hole(f"adapter {name}")
         return y
 
     def folded(self, linear: Any) -> Any:
@@ -71,6 +84,16 @@ class Adapted(nn.Module):
         y = self.base(given, step)
         for (stack, at), seen in zip(groups, saw, strict=True):
             y = y.index_copy(0, at, _out_of(stack, y[at], seen, self.base))
+        return y
+
+    def lower(self, plan: Plan, x: Register) -> Register:
+        held = [(name, cast(Part, part)) for name, part in self.parts.items()]
+        given = x
+        for name, part in held:  # a row uses one adapter here: a stack of them is not lowered
+            given = part.lower_before(plan, given, name)
+        y = plan.lower(self.base, given, self.base.weight.shape[0])
+        for name, part in held:
+            y = part.lower_after(plan, y, x, name)
         return y
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Rules
+from groundup.kernels.plan import Plan, Register
 from groundup.nn.linear import Linear
 from groundup.nn.storage import Dense
 from groundup.nn.surgery import linears, match, shared
@@ -37,6 +38,12 @@ class Scale(Part):
 
     def after(self, y: Float[Tensor, "T O"], x: Float[Tensor, "T I"], linear: Linear) -> Float[Tensor, "T O"]:
         return y if self.inputs else y * self.factors.to(y.dtype)
+
+    def lower_before(self, plan: Plan, x: Register, name: str) -> Register:
+        return plan.stretch(x, self.factors, name) if self.inputs else x
+
+    def lower_after(self, plan: Plan, y: Register, x: Register, name: str) -> Register:
+        return y if self.inputs else plan.stretch(y, self.factors, name)
 
     def folded(self, linear: Linear) -> Linear:
         dense, factors = linear.weight.dense(), self.factors.detach().double()

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Entry, Rules
+from groundup.kernels.plan import Hole, Plan, Register
 from groundup.nn.linear import Embedding, Linear
 from groundup.nn.stack import EncoderDecoder
 from groundup.nn.storage import Dense
@@ -93,6 +94,11 @@ class LowRank(Part):
         bias = None if linear.bias is None else linear.bias.to(x.dtype)
         y = torch.addmm(y if bias is None else y - bias, narrow, self.b.to(x.dtype).T, alpha=self.scale) * factor
         return y if bias is None else y + bias
+
+    def lower_after(self, plan: Plan, y: Register, x: Register, name: str) -> Register:
+        if self.length is not None:
+            raise Hole("DoRA's lengths")
+        return plan.low_rank(y, x, self.a, self.b, self.scale, name)
 
     def delta(self) -> Float[Tensor, "O I"]:
         """s · B A, what the pair adds to the weight."""

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from groundup.core.errors import UsageError
+from groundup.kernels.plan import Hole, Plan, Register
 
 
 class Stored(nn.Module, ABC):
@@ -50,6 +51,9 @@ class Stored(nn.Module, ABC):
     def matmul(self, x: Float[Tensor, "N I"], bias: Float[Tensor, " O"] | None = None) -> Float[Tensor, "N O"]:
         y = _Product.apply(x, self) if x.requires_grad and torch.is_grad_enabled() else self.product(x)
         return y if bias is None else y + bias.to(y.dtype)
+
+    def lower(self, plan: Plan, x: Register, bias: Float[Tensor, " O"] | None) -> Register:
+        raise Hole(f"weights in {self.kind.name}")
 
     @property
     def held(self) -> dict[str, Tensor]:
