@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from groundup.adapting import with_labels
 from groundup.core.errors import UsageError
 from groundup.core.labels import Labels, Problem
 from groundup.data.encode import EncodedRows, encode_all
@@ -29,7 +30,7 @@ from groundup.data.labelled import LABELLED, labels_in, target
 from groundup.data.rows import Dataset
 from groundup.inference.classify import judged
 from groundup.inputs.tokenizer import Encoded, Tokenizer
-from groundup.model import Model, with_labels
+from groundup.model import Model
 from groundup.nn.heads import head_of
 from groundup.nn.stack import Decoder, Encoder
 from groundup.training.objective import Objective, scored
