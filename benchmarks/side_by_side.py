@@ -22,8 +22,9 @@ def compare(programs: dict[str, Work], *, rounds: int, title: str, notes: str = 
     options.add_argument("--only")
     options.add_argument("--rounds", type=int, default=rounds)
     given = options.parse_args()
-    if given.only:
-        print(json.dumps(programs[given.only]()))
+    if given.only:  # a script may compare several times
+        if given.only in programs:
+            print(json.dumps(programs[given.only]()))
         return
     print(f"{title}\n{notes}".rstrip())
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in programs}

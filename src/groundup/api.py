@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module, metadata
@@ -22,31 +20,30 @@ from typing import Any
 import torch
 
 from groundup import __version__
-from groundup.checkpoints import adapters, hub
+from groundup.adapting import DEFAULT_ADAPTER, adapt, add_adapter, combine, merge
+from groundup.checkpoints import hub
 from groundup.checkpoints import load as _load
 from groundup.checkpoints import starters as _starters
 from groundup.checkpoints.load import Origin
 from groundup.checkpoints.safetensors import open_safetensors
 from groundup.core import machine
 from groundup.core.config import FamilyConfig
-from groundup.core.errors import GroundupError, UsageError
+from groundup.core.errors import UsageError
 from groundup.core.files import atomic_folder, cache_dir, read_json
 from groundup.data import encode, rows
 from groundup.evaluation.cost import PASSAGES, cost, read_all
 from groundup.evaluation.judging import choice_report, facts_of, label_report
 from groundup.evaluation.metrics import perplexity
 from groundup.evaluation.report import Report
-from groundup.folders import probe, write_adapter, write_model
+from groundup.folders import write_adapter, write_model
 from groundup.inference.score import nll
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.kernels.library import described, library
 from groundup.kernels.packing import LAYOUTS
-from groundup.model import Model, with_labels
+from groundup.model import Model
 from groundup.nn.stack import Decoder, EncoderDecoder
-from groundup.nn.step import STACK, stacked
-from groundup.nn.surgery import shared
+from groundup.nn.step import STACK
 from groundup.peft.lora import LoRA
-from groundup.peft.method import Method, folded
 from groundup.quantization import shrink
 from groundup.quantization.kinds import line, parse
 from groundup.quantization.packed import packed
@@ -56,9 +53,6 @@ from groundup.training.finetune import finetune
 from groundup.training.pretrain import pretrain
 from groundup.training.range_test import find_learning_rate
 from groundup.training.which import objective_for
-
-DEFAULT_ADAPTER = "mine"
-TOLERANCE = 1e-3  # of the probe's effect, beyond the noise of the number format
 
 __all__ = [
     "LoRA",
@@ -194,114 +188,6 @@ def _base_facts_of(folder: Path) -> dict[str, Any]:
     return base | {"path": str(path)}
 
 
-def adapt(
-    model: Model, method: Method, *, name: str = DEFAULT_ADAPTER, seed: int = 0, start: str | Path | None = None
-) -> Model:
-    """The model with a fresh adapter on it, in use; every weight of the base is shared with the one that was given.
-
-    start  of a prompt: a folder with another one, whose vectors it begins with, repeated or cut to its length (the soft
-           prompt transfer of SPoT, Vu et al., arXiv 2110.07904)
-
-    Raises UsageError when the method has no place in this model, with the reason.
-    """
-    _refuse_name(model, name)
-    encode = None if model.tokenizer is None else model.encode
-    network = method.add(model.network, name, seed=seed, encode=encode)
-    if start is not None:
-        source = add_adapter(model, start, name=f"{name}-start")
-        if type(source.method) is not type(method):
-            raise UsageError(f"{start}: an adapter of kind {source.method.kind}; a {method.kind} cannot start from it")
-        held = source.method.trained(source.network, f"{name}-start")
-        method.begin_as(network, name, {path: p.detach() for path, p in held.items()})
-    return replace(model, network=network, adapter=name, methods={**model.methods, name: method})
-
-
-def _refuse_name(model: Model, name: str) -> None:
-    """UsageError for a name that a new adapter cannot have."""
-    if name in model.methods:
-        raise UsageError(f"this model has an adapter {name!r} already: give the new one another name, or merge first")
-    if not re.fullmatch(r"[\w -]+", name):
-        raise UsageError(f"adapter {name!r}: a name has letters, digits, - and _ alone")
-
-
-def add_adapter(model: Model, folder: str | Path, *, name: str | None = None) -> Model:
-    """The model with an adapter from a folder on it, in use: a run's folder (its best) or one in PEFT's layout.
-
-    Checked before it is given back: that it was made for this base, and that it changes what it changed when it was
-    saved. Raises GroundupError when either is not so.
-    """
-    folder = Path(folder).expanduser()
-    if (folder / "run.json").exists():
-        folder = folder / "best"
-    if (folder / "model.safetensors").exists():
-        raise UsageError(f"{folder}: this run trained the whole model; load it as the model itself, without a base")
-    name = name or DEFAULT_ADAPTER
-    _refuse_name(model, name)
-    labels = adapters.labels_of(folder)
-    if labels is not None and model.methods:
-        raise UsageError(f"{folder}: it has a head for labels of its own, so it comes first, and once")
-    if labels is not None and labels != model.config.labels:
-        model = with_labels(model, labels)
-    network = shared(model.network)
-    method = adapters.read(folder, network, name, model.family.hugging_face(model.config))
-    network.to(model.device)
-    tuned = replace(model, network=network.eval(), adapter=name, methods={**model.methods, name: method})
-    note = _checked(tuned, folder, name)
-    return replace(tuned, notes=[*model.notes, note])
-
-
-def _checked(model: Model, folder: Path, name: str) -> str:
-    """That the adapter is for this base and takes effect; says so in a line."""
-    now = probe(model, name)
-    if not any(now.effect):
-        raise GroundupError(f"{folder}: this adapter changes nothing; was it trained?")
-    if not (folder / "groundup.json").exists():
-        return f"adapter {folder}: made elsewhere, so it names no base to check"
-    ours = read_json(folder / "groundup.json")
-    base = ours["base"]
-    if base["fingerprint"] != model.origin.fingerprint:
-        raise GroundupError(
-            f"{folder}: the adapter was trained on {base['name']} ({base['fingerprint'][:12]}), "
-            f"this is {model.origin.name} ({model.origin.fingerprint[:12]}): load that base"
-        )
-    if model.tokenizer is not None and base.get("tokenizer") not in (None, model.tokenizer.fingerprint()):
-        raise GroundupError(f"{folder}: the adapter was trained with another tokenizer or chat template")
-    if ours.get("probe") is None:
-        return f"adapter {folder}: base as named; no probe beside it"
-    try:
-        then = adapters.Probe(**ours["probe"])
-    except TypeError:
-        raise GroundupError(f"{folder}: the probe in groundup.json cannot be read; save the adapter again") from None
-    off, size = then.off(now), max(map(abs, then.effect))
-    if off > TOLERANCE:
-        raise GroundupError(
-            f"{folder}: the adapter does not do here what it did when it was saved: its effect on the probe is off by "
-            f"{off:.1%} of {size:.3g}"
-        )
-    return (
-        f"adapter {folder}: base as named, takes effect (moves the probe's logits by up to {size:.3g}, as when saved)"
-    )
-
-
-def merge(model: Model) -> Model:
-    """The model with the adapter in use added to its weights, and no adapter left.
-
-    The notes say how far the logits moved by it (rounding alone, about 1e-6 of their size in float32).
-    """
-    if model.adapter is None:
-        raise UsageError("merge: no adapter is in use; load one with adapter=, or adapt first")
-    names = stacked(model.adapter)
-    if len(names) > 1:
-        network = folded(model.network, {name: model.methods[name] for name in names})
-    else:
-        network = model.method.merged(model.network, model.adapter)
-    merged = replace(model, network=network, adapter=None, methods={})
-    before, after = probe(model, model.adapter), probe(merged, model.adapter)
-    moved = max(abs(a - b) for a, b in zip(before.with_it, after.without, strict=True))
-    note = f"merged {model.adapter}: logits moved by at most {moved:.2g} on the probe"
-    return replace(merged, notes=[*model.notes, note])
-
-
 def quantize(
     model: Model,
     to: str | Kind,
@@ -345,28 +231,6 @@ def quantize(
 def _ids_of(model: Model, data: str | Path | Sequence[dict[str, Any]], most: int = 64) -> list[list[int]]:
     """The first rows of some data, as this model reads them whole."""
     return [encode.encode(row, model.words).ids for row in rows.read(data).rows[:most]]
-
-
-def combine(model: Model, weights: Mapping[str, float], *, name: str = "combined", rank: int | None = None) -> Model:
-    """The model with a new adapter `name` in use: the weighted sum of some of its adapters, which are of one kind.
-
-    weights  {"news": 0.7, "quotes": 0.3}: of LoRA the products are summed, of IA³ the factors, of prompts the vectors
-    rank     of LoRA: the nearest product of this rank. Left out, the sum is exact, at the sum of the ranks
-
-    Raises UsageError for adapters of several kinds, and for a kind that has no such sum.
-    """
-    _refuse_name(model, name)
-    for each in weights:
-        model.using(each)
-    kinds = {type(model.methods[each]) for each in weights}
-    if len(weights) < 2 or len(kinds) > 1:
-        found = ", ".join(f"{each} ({model.methods[each].kind})" for each in weights) or "none"
-        raise UsageError(f"combine: give two or more adapters of one kind, not {found}")
-    if not all(map(math.isfinite, weights.values())) or not any(weights.values()) or (rank is not None and rank < 1):
-        raise UsageError(f"combine: weights {dict(weights)} and rank {rank} make no sense")
-    network = shared(model.network)
-    method = kinds.pop().combined(network, weights, name, rank=rank)
-    return replace(model, network=network, adapter=name, methods={**model.methods, name: method})
 
 
 def save(model: Model, out: str | Path, *, format: str = "hf", with_base: bool = False) -> Path:

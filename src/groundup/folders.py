@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from groundup.checkpoints import adapters, save
 from groundup.checkpoints.adapters import Probe
@@ -52,6 +54,8 @@ def write_adapter(model: Model, folder: Path) -> None:
     """The adapter in use in PEFT's layout, with its base's name and its probe, into an empty folder."""
     assert model.adapter is not None
     rules, labels = model.family.hugging_face(model.config), model.config.labels
+    if labels is None and _headless(model.network):
+        rules = replace(rules, prefix="")  # the reference is then the body itself (BertModel, not its place in a whole)
     adapters.write(
         folder,
         model.network,
@@ -71,14 +75,21 @@ def _task(network: nn.Module) -> str | None:
     """What PEFT calls the use of a network without a head for labels; it has no word for filling masks."""
     if isinstance(network, EncoderDecoder):
         return "SEQ_2_SEQ_LM"
+    if _headless(network):
+        return "FEATURE_EXTRACTION"
     return None if isinstance(network, Encoder) else "CAUSAL_LM"
 
 
+def _headless(network: nn.Module) -> bool:
+    """Whether it ends in hidden states: its file holds no head."""
+    return isinstance(network, Decoder) and network.head is None
+
+
 def probe(model: Model, adapter: str, words: int = 64) -> Probe:
-    """What an adapter changes on eight fixed ids, at some words: kept beside it and checked when it is loaded."""
+    """What an adapter changes on eight fixed ids, at some words: kept beside it and checked when it is loaded. Of a network
+    without a head it is the last hidden state that is kept, at some of its places."""
     vocabulary = int(model.config.to_public()["vocab_size"])
     ids = [(7919 * (i + 1)) % vocabulary for i in range(8)]
-    places = [(104729 * i) % vocabulary for i in range(words)]
     network, device = model.network, model.device
     if model.config.labels is not None and isinstance(network, Decoder):
         # judged at every token, whatever the head judges: two numbers alone are no yardstick of noise
@@ -86,8 +97,13 @@ def probe(model: Model, adapter: str, words: int = 64) -> Probe:
         first, last = (said.flatten()[:words].tolist() for said in told)
         return Probe(ids, list(range(len(first))), first, last)
     with torch.inference_mode():
+        said: Callable[..., Tensor] = network
+        if isinstance(network, Decoder) and _headless(network):
+            said = network.run
         found = []
         for name in (None, adapter):
             x, step, _ = lay_alone(network, [ids], adapters=name, device=device)
-            found.append(network(x, step)[-1, places].float().tolist())
+            end = said(x, step)[-1]
+            places = [(104729 * i) % len(end) for i in range(words)]
+            found.append(end[places].float().tolist())
     return Probe(ids, places, found[0], found[1])

@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from groundup.checkpoints.load import Origin, labelled
+from groundup.checkpoints.load import Origin
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import UsageError
-from groundup.core.labels import Labels
 from groundup.inference.classify import probabilities, scores
 from groundup.inference.decode import answer, stream
 from groundup.inference.embed import Pooling, cut, embed, sentences
@@ -28,11 +27,9 @@ from groundup.inference.schema import schema_filters
 from groundup.inference.speculate import ahead
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.nn.cache import Fresh
-from groundup.nn.heads import end_in_labels
-from groundup.nn.heads import fill as fill_head
 from groundup.nn.stack import Decoder, Encoder, EncoderDecoder
 from groundup.nn.step import Step, stacked
-from groundup.nn.surgery import shared, tensors
+from groundup.nn.surgery import tensors
 from groundup.peft.adapted import refuse_stack
 from groundup.peft.front import PART, Front, fronts, lay, length
 from groundup.peft.method import Method
@@ -379,31 +376,6 @@ class Model:
         facts["adapters"] = list(self.methods)
         facts["notes"] = list(self.notes)
         return facts
-
-
-# --- heads for labels -------------------------------------------------------------------------------------------------
-
-
-def with_labels(model: Model, labels: Labels, *, seed: int = 0, words: bool = False) -> Model:
-    """The model with a fresh head for these labels at its end; every other weight is shared with the one that was given.
-
-    words  keep the head that scores words, to learn from both
-    Raises UsageError for a family that has no such heads.
-    """
-    network = shared(labelled(model.network, model.config))
-    config = model.config.with_labels(labels)
-    rules = getattr(model.family, "LABELS", None)
-    if rules is None:
-        raise UsageError(f"a head for labels on a {config.family()} is not supported")
-    end_in_labels(network, labels, rules[labels.level], words=words)
-    with torch.device("meta"):
-        pooler = model.family.build(config).pooler
-    if labels.level == "sequence" and network.pooler is None and pooler is not None:
-        network.pooler = pooler.to_empty(device="cpu")
-        fill_head(network.pooler, torch.Generator().manual_seed(seed + 1))
-    assert network.labels is not None
-    fill_head(network.labels, torch.Generator().manual_seed(seed))
-    return replace(model, network=network.to(model.device), config=config)
 
 
 __all__ = ["Filter", "Messages", "Model", "Prompt"]

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import groundup as gu
-from groundup.api import add_adapter
+from groundup.adapting import add_adapter
 from groundup.cli.main import main
 from groundup.core.errors import UsageError
 from groundup.inputs.train import train_tokenizer

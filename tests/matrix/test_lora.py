@@ -15,7 +15,7 @@ import transformers
 from families import FAMILIES, LENGTHS, close, logits, rows, stirred
 
 import groundup as gu
-from groundup.api import add_adapter
+from groundup.adapting import add_adapter
 from groundup.core.errors import GroundupError, UsageError
 from groundup.nn.surgery import linears
 from groundup.peft.lora import LoRA

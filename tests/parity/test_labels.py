@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from groundup import api
+from groundup.adapting import with_labels
 from groundup.checkpoints.load import load
 from groundup.checkpoints.save import write
 from groundup.core.config import FamilyConfig
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.labels import Labels
 from groundup.inference.classify import scores
-from groundup.model import with_labels
 from parity.oracles import CASES, Case, redraw
 
 STEMS = {

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 import groundup as gu
+from groundup.adapting import with_labels
 from groundup.cli.main import main
 from groundup.core.errors import UsageError
 from groundup.core.labels import Labels
@@ -24,7 +25,7 @@ from groundup.evaluation.choices import choice_logprobs, choice_scores, picked
 from groundup.evaluation.labels import label_scores, spans
 from groundup.inference.classify import scores
 from groundup.inputs.train import train_tokenizer
-from groundup.model import Model, with_labels
+from groundup.model import Model
 from groundup.nn.heads import head_of
 from groundup.training.classify import Judged, classify, label_loss
 from groundup.training.loop import Trainer

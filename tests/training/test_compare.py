@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -19,7 +17,6 @@ import scipy.stats
 from test_methods import TEXTS, model
 
 import groundup as gu
-from groundup.cli.main import main
 from groundup.core.errors import UsageError
 from groundup.core.machine import peak_memory
 from groundup.data import rows
@@ -29,6 +26,7 @@ from groundup.peft.prompt import Prompt
 from groundup.peft.texts import label, parse
 from groundup.training import child, trials
 from groundup.training.compared import _STUDENT, Compared, Trial, over_seeds
+from groundup.training.untouched import validation_loss
 
 QUICK = {"steps": 2, "batch": 8, "precision": "float32"}
 ASKED = [{"prompt": f"say {'abcdefgh'[i % 8]}", "completion": "abcdefgh"[i % 8]} for i in range(16)]
@@ -37,49 +35,6 @@ ASKED = [{"prompt": f"say {'abcdefgh'[i % 8]}", "completion": "abcdefgh"[i % 8]}
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return gu.save(model(), tmp_path_factory.mktemp("base") / "tiny")
-
-
-class Here:
-    """Runs verbs in this process, which is quicker, and remembers them."""
-
-    def __init__(self) -> None:
-        self.ran: list[list[str]] = []
-        self.stop_at: int | None = None
-
-    def __call__(
-        self, words: Any, *, log: Path, answer: Path | None = None, code: str = child.VERB, on_line: Any, held: Any = ()
-    ) -> None:
-        if len(self.ran) == self.stop_at:
-            raise KeyboardInterrupt
-        self.ran.append(list(words))
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            if code is child.VERB:
-                ended = main(words)
-            else:
-                asked = json.loads(words[0])
-                lm = gu.load(asked["model"], dtype=asked["dtype"])
-                loss = trials.validation_loss(lm, asked["data"], batch=asked["batch"])
-                print(json.dumps({"loss": loss}))
-                ended = 0
-        said = err.getvalue().splitlines()
-        for line in said:
-            on_line(line)
-        if ended:
-            raise child.ChildError(child._reason(said, ended), hopeless=ended == 2)
-        if answer is not None:
-            answer.write_text(out.getvalue())
-
-    @property
-    def verbs(self) -> list[str]:
-        return [words[0].split("{")[0] or "loss" for words in self.ran]
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Here:
-    runs = Here()
-    monkeypatch.setattr(child, "run", runs)
-    return runs
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -187,7 +142,7 @@ def test_one_seed_has_no_spread_and_an_unfinished_method_is_not_taken() -> None:
 # --- what is run ------------------------------------------------------------------------------------------------------
 
 
-def test_a_comparison_and_what_it_does_not_do_again(base: Path, here: Here, tmp_path: Path) -> None:
+def test_a_comparison_and_what_it_does_not_do_again(base: Path, here: Any, tmp_path: Path) -> None:
     out, told = tmp_path / "out", []
 
     def again(methods: str = "lora:rank=2;bitfit;prompt:length=3", seeds: int = 2, **more: Any) -> Compared:
@@ -235,7 +190,7 @@ def test_a_comparison_and_what_it_does_not_do_again(base: Path, here: Here, tmp_
         again("ia3")
 
 
-def test_it_goes_on_where_it_was_stopped(base: Path, here: Here, tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was_stopped(base: Path, here: Any, tmp_path: Path) -> None:
     def start(out: str) -> Compared:
         return gu.compare(base, TEXTS, methods="lora,ia3", out=tmp_path / out, seeds=2, **QUICK)
 
@@ -251,7 +206,7 @@ def test_it_goes_on_where_it_was_stopped(base: Path, here: Here, tmp_path: Path)
     assert [t.scores for t in again.trials] == [t.scores for t in whole.trials]
 
 
-def test_the_score_of_a_test(base: Path, here: Here, tmp_path: Path) -> None:
+def test_the_score_of_a_test(base: Path, here: Any, tmp_path: Path) -> None:
     found = gu.compare(
         base, ASKED, methods="lora,full", out=tmp_path / "out", seeds=1, test=ASKED[:4], metrics=["exact-match"],
         answer_tokens=2, **QUICK,
@@ -265,19 +220,17 @@ def test_the_score_of_a_test(base: Path, here: Here, tmp_path: Path) -> None:
         gu.compare(base, ASKED, methods="lora", out=tmp_path / "two", metrics=["exact-match"])
 
 
-def test_what_the_untouched_model_cannot_do_stops_all(here: Here, tmp_path: Path, base: Path) -> None:
+def test_what_the_untouched_model_cannot_do_stops_all(here: Any, tmp_path: Path, base: Path) -> None:
     with pytest.raises(UsageError, match="no-such"):
         gu.compare(
             base, ASKED, methods="lora", out=tmp_path / "out", test=ASKED, metrics=["no-such"], answer_tokens=2, **QUICK
         )
     assert here.verbs == ["evaluate"] and not (tmp_path / "out").exists()
-    with pytest.raises(UsageError, match="the untouched model lacks"):
-        gu.compare(base, [{"text": "a", "label": "b"}], methods="lora", out=tmp_path / "out")
     with pytest.raises(UsageError, match="seeds is 31"):
         gu.compare(base, ASKED, methods="lora", out=tmp_path / "out", seeds=31)
 
 
-def test_every_run_has_the_same_rows(base: Path, here: Here, tmp_path: Path) -> None:
+def test_every_run_has_the_same_rows(base: Path, here: Any, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ASKED))
     gu.compare(base, file, methods="ia3", out=tmp_path / "out", seeds=2, **QUICK)
@@ -297,9 +250,9 @@ def test_the_loss_of_the_untouched_model_is_that_of_a_run(base: Path, tmp_path: 
         gu.adapt(lm, LoRA()), TEXTS[4:], validation=_file(tmp_path, TEXTS[:4]), out=tmp_path / "run", steps=1,
         learning_rate=1e-30, precision="float32",
     )  # fmt: skip
-    assert trials.validation_loss(lm, TEXTS[:4], batch=3) == pytest.approx(run.best_loss, rel=1e-6)
+    assert validation_loss(lm, TEXTS[:4], batch=3) == pytest.approx(run.best_loss, rel=1e-6)
     other = gu.adapt(lm, Prompt(length=3))
-    assert trials.validation_loss(other, TEXTS[:4]) == pytest.approx(run.best_loss, rel=1e-6)  # as it is, unadapted
+    assert validation_loss(other, TEXTS[:4]) == pytest.approx(run.best_loss, rel=1e-6)  # as it is, unadapted
 
 
 def _file(folder: Path, given: list[dict[str, Any]]) -> Path:

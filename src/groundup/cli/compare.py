@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from groundup.cli.options import Common, Place, words
 from groundup.cli.output import note, result
 from groundup.cli.progress import Progress
 from groundup.cli.runs import resumable
 from groundup.cli.settings import Changed
+from groundup.training.settings import Aim
 
 EXAMPLE = (
     "groundup compare smollm2-135m-instruct --data train.jsonl --methods lora,ia3,prompt --seeds 3 --epochs 1 "
@@ -30,6 +34,7 @@ def run(
     metrics: tuple[str, ...] = (),
     max_tokens: int | None = None,
     answer_tokens: int = 256,
+    aim: Annotated[Aim, Parameter(name="*")] = Aim(),
     settings: Changed = Changed(),
     revision: str | None = None,
     place: Place = Place(),
@@ -85,6 +90,7 @@ def run(
             threads=place.threads,
             on_progress=progress.update,
             say=progress.say,
+            **asdict(aim),
             **given,
         )
     note(f"wrote {out / 'results.json'} and {out / 'compare.png'}")

@@ -48,6 +48,11 @@ class Labels:
         if self.level == "token" and self.problem != "single":
             raise UsageError(f"a token has one label; {self.problem} labels are of a whole text")
 
+    def serve(self, wanted: Labels) -> bool:
+        """Whether a head with these labels can be asked for those."""
+        same = (self.problem, self.level) == (wanted.problem, wanted.level)
+        return same and (wanted.problem == "regression" or set(wanted.names) <= set(self.names))
+
     def public(self) -> dict[str, Any]:
         """The keys of a `config.json` that say it."""
         return {

@@ -38,8 +38,11 @@ def labelled(source: str | Path | Sequence[Record], field: str | None = None, *,
     return Dataset(rows, kind, stream.path, lines, tuple(k for k in stream.ignored if k != (field or "label")))
 
 
-def has_labels(source: str | Path | Sequence[Record], *, part: str = "train") -> bool:
-    """Whether the first row is a text with a `label`, or words with tags."""
+def has_labels(source: str | Path | Sequence[Record], field: str | None = None, *, part: str = "train") -> bool:
+    """Whether the rows teach a head for labels: where `field` names their label, or, left out, where the first row is a
+    text with a `label`, or words with tags. "none" says no."""
+    if field is not None:
+        return field != "none"
     first = next(iter(Stream(source, part=part)), None)
     return isinstance(first, Item) and (first.kind == "tags" or (first.kind == "text" and "label" in first.record))
 
@@ -62,17 +65,23 @@ def labels_in(dataset: Dataset, problem: Problem | None = None) -> Labels:
     problem: left out, lists are `multi`, numbers with a point `regression`, all else `single`.
     """
     if dataset.kind == "tags":
-        return Labels(_ordered({str(tag) for row in dataset.rows for tag in row["tags"]}), "single", "token")
+        return Labels(_ordered(set().union(*map(names_of, dataset.rows))), "single", "token")
     values = [row["label"] for row in dataset.rows]
     if problem is None:
         several = any(isinstance(v, list) for v in values)
         problem = "multi" if several else "regression" if all(isinstance(v, float) for v in values) else "single"
     if problem == "regression":
         return Labels(("score",), "regression")
-    names = {str(name) for value in values for name in (value if isinstance(value, list) else [value])}
+    names = set().union(*map(names_of, dataset.rows))
     if problem == "single" and len(names) < 2:
         raise UsageError(f"{dataset.name}: every row has the label {', '.join(names)}; there is nothing to tell apart")
     return Labels(_ordered(names), problem)
+
+
+def names_of(row: Row) -> set[str]:
+    """The names of a labelled row's labels, or of its words' tags."""
+    value = row["tags"] if "tags" in row else row["label"]
+    return {str(name) for name in (value if isinstance(value, list) else [value])}
 
 
 def target(value: Any, labels: Labels, where: str) -> list[float]:

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from groundup.core.errors import UsageError
 from groundup.core.labels import Labels
 from groundup.data import rows
@@ -47,6 +50,18 @@ def label_report(
     said = model.judge([row["tokens" if tagged else "text"] for row in found.rows], batch=batch)
     if on_progress is not None:
         on_progress(len(found), len(found))
+    return report_on_labels(found, labels, said, name or model.origin.name, facts_of(model, found, began))
+
+
+def report_on_labels(
+    found: rows.Dataset,
+    labels: Labels,
+    said: Sequence[Float[Tensor, "N K"]],
+    name: str,
+    facts: dict[str, str | int | float],
+) -> Report:
+    """The report on probabilities of labels: [1, K] for each text, or [N, K] for the N words of each."""
+    tagged = labels.level == "token"
     shown = [[labels.names[int(p.argmax())] for p in each] for each in said]
     if tagged:
         scores = tag_scores(shown, [row["tags"] for row in found.rows])
@@ -65,7 +80,7 @@ def label_report(
     )
     single = labels.problem == "single" and not tagged
     confusions = (Confusion.count("label", predictions, references),) if single else ()
-    return Report(name or model.origin.name, tuple(scores), lines, confusions, facts_of(model, found, began))
+    return Report(name, tuple(scores), lines, confusions, facts)
 
 
 def _said(row: list[float], labels: Labels) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from groundup.core.errors import UsageError
 
+FOLDER = Path(__file__).parent
 VERSION = 1  # native/library.cpp has the same
 FORCED = "GROUNDUP_ISA"
 
@@ -67,7 +68,7 @@ class Library:
 @cache
 def _opened() -> tuple[ctypes.CDLL | None, str]:
     """The library, or why it is not here."""
-    files = sorted(p for end in ("so", "pyd", "dylib") for p in Path(__file__).parent.glob(f"_native*.{end}"))
+    files = sorted(p for end in ("so", "pyd", "dylib") for p in FOLDER.glob(f"_native*.{end}"))
     if not files:
         return None, "it was not built: a C++17 compiler was missing when groundup was installed"
     try:

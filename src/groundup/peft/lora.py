@@ -1,16 +1,4 @@
-"""LoRA: a frozen weight plus a trained product of two thin matrices (Hu et al., arXiv 2106.09685, eq. 3).
-
-    y = x Wᵀ + b + s · (x Aᵀ) Bᵀ        A [rank, in], B [out, rank], s = alpha / rank
-
-With rank stabilisation s = alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732). With DoRA the columns of the sum keep
-their direction and learn their length m (Liu et al., arXiv 2402.09353, eq. 5):  W' = m (W + s B A) / |W + s B A|.
-B starts at zero and m at |W|, so nothing changes at the start.
-
-A table of vectors [V, D] is a linear that is given ids, so it takes a pair as well, PEFT's `lora_embedding_A/B`:
-
-    y = W[ids] + s · Aᵀ[ids] Bᵀ       A [rank, V] starts at zero, B [D, rank] does not
-
-A head that is tied to the table stays the base's own, as in PEFT; merging unties the two.
+"""LoRA as a method: its settings, and its file in PEFT's layout. The equation and the pairs are in `lowrank.py`.
 
 In PEFT's layout a linear that is fused in the public file has one A for several of ours. Read from there, that A stays
 one parameter and goes out at its rank; trained apart here, the A's stand one below the other and B is block-diagonal,
@@ -21,24 +9,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.rules import Entry, Rules
-from groundup.kernels.plan import Hole, Plan, Register
-from groundup.nn.linear import Embedding, Linear
-from groundup.nn.stack import EncoderDecoder
-from groundup.nn.storage import Dense
-from groundup.nn.surgery import embeddings, linears, match, shared, weight_of
-from groundup.peft.adapted import Part, parts, put
-from groundup.peft.method import PREFIX, Encode, Method, Net, refuse_settings, shapes, whole_groups
+from groundup.nn.linear import Embedding
+from groundup.nn.surgery import embeddings, linears, match, shared
+from groundup.peft.adapted import parts, put
+from groundup.peft.lowrank import LowRank, LowRows, add_length, lowranks, refuse_table, sizes_of, summed
+from groundup.peft.method import PREFIX, Encode, Method, Net, refuse_settings, whole_groups
 
 MOST_RANK = 4096
 ENDS = (".lora_A.weight", ".lora_B.weight")  # of the two tensors of a linear in PEFT's files
@@ -64,74 +48,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_bdlora": (None, False),
     "ensure_weight_tying": (None, False),
 }
-
-
-class LowRank(Part):
-    """The trained pair of one linear, and DoRA's lengths. Shapes: a [rank, in], b [out, rank], length [out]."""
-
-    def __init__(self, a: Tensor, b: Tensor, *, scale: float, dropout: float = 0.0, length: Tensor | None = None):
-        super().__init__()
-        self.a: nn.Parameter = a if isinstance(a, nn.Parameter) else nn.Parameter(a)  # a parameter is shared
-        self.b: nn.Parameter = nn.Parameter(b)
-        self.length = None if length is None else nn.Parameter(length)
-        self.scale, self.dropout = scale, dropout
-
-    @property
-    def alone(self) -> bool:
-        """DoRA's lengths are of the base's own rows."""
-        return self.length is not None
-
-    def after(self, y: Float[Tensor, "T O"], x: Float[Tensor, "T I"], linear: Linear) -> Float[Tensor, "T O"]:
-        """y + s · (x Aᵀ) Bᵀ, into y itself; with lengths, m / |W + s B A| times that, but for the bias."""
-        if self.dropout and self.training:
-            x = F.dropout(x, self.dropout)
-        narrow = F.linear(x, self.a.to(x.dtype))
-        if self.length is None:
-            return y.addmm_(narrow, self.b.to(x.dtype).T, alpha=self.scale)
-        with torch.no_grad():  # the norm is taken as a constant (section 4.3)
-            norm = torch.linalg.vector_norm(linear.weight.dense().float() + self.delta(), dim=1)
-        factor = (self.length / norm).to(x.dtype)
-        bias = None if linear.bias is None else linear.bias.to(x.dtype)
-        y = torch.addmm(y if bias is None else y - bias, narrow, self.b.to(x.dtype).T, alpha=self.scale) * factor
-        return y if bias is None else y + bias
-
-    def lower_after(self, plan: Plan, y: Register, x: Register, name: str) -> Register:
-        if self.length is not None:
-            raise Hole("DoRA's lengths")
-        return plan.low_rank(y, x, self.a, self.b, self.scale, name)
-
-    def delta(self) -> Float[Tensor, "O I"]:
-        """s · B A, what the pair adds to the weight."""
-        return self.scale * (self.b @ self.a)
-
-    def folded(self, linear: Linear) -> Linear:
-        """W + s · B A, rounded once to W's format. A tied weight is untied, since its other place must not change."""
-        dense = linear.weight.dense()
-        with torch.no_grad():
-            exact = dense.double() + self.scale * (self.b.double() @ self.a.double())
-            if self.length is not None:
-                exact *= (self.length.double() / exact.norm(dim=1))[:, None]
-        linear.weight = Dense(exact.to(dense.dtype))
-        return linear
-
-    def extra_repr(self) -> str:
-        return f"rank {len(self.a)}, scale {self.scale:.4g}"
-
-
-class LowRows(LowRank):
-    """The trained pair of a table of vectors [V, D]. Shapes: a [rank, V], b [D, rank]."""
-
-    def after(self, y: Float[Tensor, "T D"], x: Int[Tensor, " T"], linear: Any) -> Float[Tensor, "T D"]:
-        narrow = F.embedding(x, self.a.T)
-        return y.addmm_(narrow.to(y.dtype), self.b.to(y.dtype).T, alpha=self.scale)
-
-    def folded(self, linear: Any) -> Any:
-        """W + s · (B A)ᵀ. A head that is tied to the table keeps the old one."""
-        dense = linear.weight.dense()
-        with torch.no_grad():
-            exact = dense.double() + self.scale * (self.b.double() @ self.a.double()).T
-        linear.weight = Dense(exact.to(dense.dtype))
-        return linear
 
 
 @dataclass(frozen=True)
@@ -174,7 +90,7 @@ class LoRA(Method):
     def add(self, network: Net, name: str, *, seed: int = 0, encode: Encode | None = None) -> Net:
         network = shared(network)
         generator = torch.Generator().manual_seed(seed)
-        sizes, tables = _sizes(network), embeddings(network)
+        sizes, tables = sizes_of(network), embeddings(network)
         found = match([*linears(network), *tables], self.targets)
         most = max(min(sizes[path]) for path in found)
         if self.rank > most:
@@ -182,7 +98,7 @@ class LoRA(Method):
         for path in found:
             out_features, in_features = sizes[path]
             if path in tables:
-                _refuse_table(network, path, dora=self.dora)
+                refuse_table(network, path, dora=self.dora)
                 b = torch.randn(out_features, self.rank, generator=generator)
                 put(network, path, name, LowRows(torch.zeros(self.rank, in_features), b, scale=self.scale))
                 continue
@@ -191,7 +107,7 @@ class LoRA(Method):
             b = torch.zeros(out_features, self.rank)
             put(network, path, name, LowRank(a, b, scale=self.scale, dropout=self.dropout))
             if self.dora:
-                _with_length(network, path, name)
+                add_length(network, path, name)
         return network
 
     def described(self, network: nn.Module, name: str) -> str:
@@ -202,7 +118,7 @@ class LoRA(Method):
         return f"{what} rank {self.rank} on {len(held)} {places}: {count:,} trained numbers"
 
     def written(self, network: nn.Module, name: str, rules: Rules) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        held, sizes = lowranks(network, name), _sizes(network)
+        held, sizes = lowranks(network, name), sizes_of(network)
         plan = rules.modules(whole_groups(rules, list(held), sizes))
         if plan.unused:
             raise UsageError(f"PEFT's layout has no place for an adapter on {', '.join(plan.unused[:4])}")
@@ -246,7 +162,7 @@ class LoRA(Method):
         paths = dict.fromkeys(path for pairs in held.values() for path in pairs)
         kept: dict[Any, nn.Parameter] = {}
         made = {
-            path: _sum([(w, held[each][path]) for each, w in weights.items() if path in held[each]], rank, kept)
+            path: summed([(w, held[each][path]) for each, w in weights.items() if path in held[each]], rank, kept)
             for path in paths
         }
         for path, pair in made.items():
@@ -262,7 +178,7 @@ class LoRA(Method):
             if not isinstance(config.get(key), int | float) or config[key] <= 0:
                 raise UsageError(f"adapter_config.json says {key} = {config.get(key)!r}")
         refuse_settings(config, READ, NEUTRAL)
-        waiting, known, tables = set(tensors), _sizes(network), embeddings(network)
+        waiting, known, tables = set(tensors), sizes_of(network), embeddings(network)
         waiting -= _same_tables(tensors, tables, rules)
         for key in sorted(n for n in tensors if n.endswith((ENDS[0], TABLE_ENDS[0]))):
             ends = ENDS if key.endswith(ENDS[0]) else TABLE_ENDS
@@ -299,7 +215,7 @@ class LoRA(Method):
                         f"{wanted[0]}x{wanted[1]}: the adapter belongs to another base"
                     )
                 if target in tables:
-                    _refuse_table(network, target, dora=bool(config.get("use_dora")))
+                    refuse_table(network, target, dora=bool(config.get("use_dora")))
                     pair: LowRank = LowRows(one, part.clone(), scale=scale)
                 else:
                     dropout = config.get("lora_dropout", 0.0)
@@ -317,44 +233,6 @@ class LoRA(Method):
         )
 
 
-def _sum(pairs: Sequence[tuple[float, LowRank]], rank: int | None, kept: dict[Any, nn.Parameter]) -> LowRank:
-    """The pair whose product is Σ w s B A of these: their factors end to end, or the best product of this rank.
-
-    kept: sums of A's that were made already, since an A may serve several linears.
-    """
-    if any(p.length is not None for _, p in pairs):
-        raise UsageError("combine: DoRA's lengths have no weighted sum; use the adapters of plain LoRA")
-    if rank is not None:
-        u, s, v = torch.linalg.svd(sum(w * p.delta().double() for w, p in pairs), full_matrices=False)
-        a, b = v[:rank].float(), (u[:, :rank] * s[:rank]).float()
-        return type(pairs[0][1])(a, b, scale=1.0)
-    whose = tuple((w * p.scale, id(p.a)) for w, p in pairs)
-    if whose not in kept:
-        kept[whose] = nn.Parameter(torch.cat([w * p.scale * p.a.detach() for w, p in pairs]))
-    return type(pairs[0][1])(kept[whose], torch.cat([p.b.detach() for _, p in pairs], dim=1), scale=1.0)
-
-
-def lowranks(network: nn.Module, name: str) -> dict[str, LowRank]:
-    """The pairs of one adapter by the canonical names of their linears."""
-    return {path: part for path, part in parts(network, name).items() if isinstance(part, LowRank)}
-
-
-def _sizes(network: nn.Module) -> dict[str, tuple[int, int]]:
-    """(out, in) of every linear; of a table of vectors (D, V), since it is a linear that is given ids."""
-    tables = {path: (table.weight.shape[1], table.weight.shape[0]) for path, table in embeddings(network).items()}
-    return shapes(network) | tables
-
-
-def _refuse_table(network: nn.Module, path: str, *, dora: bool) -> None:
-    """UsageError where a table of vectors takes no pair."""
-    if dora:
-        raise UsageError(f"dora: {path} is a table of vectors, which has no rows to stretch; leave one of the two out")
-    if isinstance(network, EncoderDecoder):
-        raise UsageError(
-            f"{path}: an encoder and a decoder share this table, and PEFT's layout adapts one; name linears"
-        )
-
-
 def _same_tables(tensors: Mapping[str, Tensor], tables: Mapping[str, Embedding], rules: Rules) -> set[str]:
     """The names of whole tables in a file: PEFT puts them beside a pair for them. GroundupError for other numbers."""
     found = set()
@@ -368,12 +246,6 @@ def _same_tables(tensors: Mapping[str, Tensor], tables: Mapping[str, Embedding],
             raise GroundupError(f"{module}: the file brings {list(tensors[key].shape)} other vectors than this base's")
         found.add(key)
     return found
-
-
-def _with_length(network: nn.Module, path: str, name: str) -> None:
-    """Let the lengths of a fresh pair be those of the weight's rows."""
-    dense = weight_of(linears(network)[path]).dense()
-    lowranks(network, name)[path].length = nn.Parameter(torch.linalg.vector_norm(dense.float(), dim=1).detach())
 
 
 def _length(pair: LowRank | None, size: tuple[int, int], path: str) -> Tensor:

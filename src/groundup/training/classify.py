@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from groundup.adapting import with_labels
 from groundup.core.errors import UsageError
 from groundup.core.labels import Labels, Problem
 from groundup.data.encode import EncodedRows, encode_all
@@ -29,7 +30,7 @@ from groundup.data.labelled import LABELLED, labels_in, target
 from groundup.data.rows import Dataset
 from groundup.inference.classify import judged
 from groundup.inputs.tokenizer import Encoded, Tokenizer
-from groundup.model import Model, with_labels
+from groundup.model import Model
 from groundup.nn.heads import head_of
 from groundup.nn.stack import Decoder, Encoder
 from groundup.training.objective import Objective, scored
@@ -91,13 +92,7 @@ def label_loss(
     said, x, step, own = judged(network, ids, places, adapter=adapter, device=device)
     said = said if said.dtype == torch.float64 else said.float()
     wanted = torch.tensor([t for row in rows for t in row.targets], device=device, dtype=said.dtype)
-    if labels.problem == "single":
-        smoothing = smoothing if network.training else 0.0
-        loss = F.cross_entropy(said, wanted.argmax(1), reduction="sum", label_smoothing=smoothing)
-    elif labels.problem == "multi":
-        loss = F.binary_cross_entropy_with_logits(said, wanted, reduction="sum") / len(labels.names)
-    else:
-        loss = F.mse_loss(said, wanted, reduction="sum") / len(labels.names)
+    loss = judged_loss(said, wanted, labels, smoothing if network.training else 0.0)
     if auxiliary and network.training:
         assert network.head is not None
         at = [begin + i for begin, row in zip(own, ids, strict=True) for i in range(len(row) - 1)]
@@ -111,6 +106,17 @@ def label_loss(
     return loss, len(wanted)
 
 
+def judged_loss(
+    said: Float[Tensor, "N K"], wanted: Float[Tensor, "N K"], labels: Labels, smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    """The summed loss of a head's scores."""
+    if labels.problem == "single":
+        return F.cross_entropy(said, wanted.argmax(1), reduction="sum", label_smoothing=smoothing)
+    if labels.problem == "multi":
+        return F.binary_cross_entropy_with_logits(said, wanted, reduction="sum") / len(labels.names)
+    return F.mse_loss(said, wanted, reduction="sum") / len(labels.names)
+
+
 def headed(
     model: Model, dataset: Dataset, problem: Problem | None, *, auxiliary: float, seed: int, say: Callable[[str], None]
 ) -> Model:
@@ -122,8 +128,7 @@ def headed(
     if auxiliary and (isinstance(model.network, Encoder) or getattr(model.network, "head", None) is None):
         raise UsageError(f"auxiliary: {model.origin.name} has no head that says which word follows; leave it out")
     now = model.config.labels
-    same = now is not None and (now.problem, now.level) == (wanted.problem, wanted.level)
-    if now is not None and same and (set(wanted.names) <= set(now.names) or wanted.problem == "regression"):
+    if now is not None and now.serve(wanted):
         say(f"going on with the model's own head for {_named(now)}")
         return model
     made = with_labels(model, wanted, seed=seed, words=auxiliary > 0)

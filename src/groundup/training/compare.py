@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,15 @@ from groundup.core import machine
 from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import atomic_folder, read_json, write_json
 from groundup.data import rows
-from groundup.data.labelled import has_labels
-from groundup.data.rows import Item, Stream
+from groundup.data.labelled import has_labels, labelled, labels_in, names_of
+from groundup.data.rows import Dataset, Item, Stream
 from groundup.data.writing import line
 from groundup.peft.method import Method
 from groundup.peft.methods import METHODS
 from groundup.peft.texts import label, parse
 from groundup.training import child
 from groundup.training.compared import MOST_SEEDS, Compared, Trial
-from groundup.training.settings import Settings
+from groundup.training.settings import Aim, Settings
 from groundup.training.trials import Trials
 
 FORMAT = "groundup compare 1"
@@ -72,10 +73,11 @@ def compare(
     test, metrics  rows and scores of `evaluate`, the first of which is the one that counts; without a test it is the
                    validation loss of the best step
     answer_tokens  the longest answer to a test row
-    settings       of every run, as in `Settings`: steps, epochs or minutes, learning_rate, batch ...
+    settings       of every run, as in `Settings` and `Aim`: steps, epochs or minutes, learning_rate, batch, label ...
     on_progress(done, total, more=) tells how many runs are done, and how far the present one is
 
-    A method that fails is a row that says why. The same call goes on where an earlier one was stopped. Raises UsageError
+    Rows with labels are judged by the scores of labels, and set beside the model's own head or, where it has none for these
+    labels, beside a constant that knows how often each label is. A method that fails is a row that says why. The same call goes on where an earlier one was stopped. Raises UsageError
     for an `out` that was begun with another question, and what the untouched model fails at.
     """
     out = Path(out).expanduser()
@@ -84,17 +86,18 @@ def compare(
         raise UsageError(f"seeds is {seeds}: give 1 to {MOST_SEEDS}")
     if metrics and test is None:
         raise UsageError("metrics are of answers to a test: name its rows with --test")
-    if has_labels(data):
-        raise UsageError(
-            "compare: labels are learned by a head, which the untouched model lacks; give prompts and completions"
-        )
     settings = {name: value for name, value in settings.items() if value is not None}
+    aim = Aim(**{f.name: settings.pop(f.name) for f in fields(Aim) if f.name in settings})
+    judged = has_labels(data, aim.label)
+    if metrics and judged:
+        raise UsageError("a head for labels has its own metrics: leave --metrics out")
     first = Settings.named(settings).seed
     settings.pop("seed", None)
-    parts = _parts(data, validation, test)
+    parts = _parts(data, validation, test, aim if judged else None)
     asked: dict[str, Any] = {
         "model": str(model), "revision": revision, "device": device, "max_tokens": max_tokens,
-        "metrics": list(metrics), "answer_tokens": answer_tokens, "settings": settings,
+        "metrics": list(metrics), "answer_tokens": answer_tokens, "settings": settings, "labels": judged,
+        "aim": {f.name: getattr(aim, f.name) for f in fields(Aim) if getattr(aim, f.name) != f.default},
         **{name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()},
     }  # fmt: skip
     fresh = not out.exists()
@@ -132,13 +135,13 @@ def _chosen(methods: str | Sequence[str | Method]) -> dict[str, Method]:
     return chosen
 
 
-def _parts(data: Data, validation: Data | None, test: Data | None) -> dict[str, str]:
-    """The rows of each part as lines of JSON."""
+def _parts(data: Data, validation: Data | None, test: Data | None, aim: Aim | None) -> dict[str, str]:
+    """The rows of each part as lines of JSON; `aim` of labels, the validation rows have none that the others lack."""
     items = list(Stream(data).good())
     if validation is None:
         found = rows.Dataset([item.row for item in items], items[0].kind, lines=list(range(len(items))))
         _, split = rows.split(found, count=min(32, max(1, len(found) // 20)))
-        held = set(split.lines)
+        held = set(split.lines) if aim is None else _known(labelled(data, aim.label), set(split.lines), aim)
         parts = {
             "train": [item for at, item in enumerate(items) if at not in held],
             "validation": [item for at, item in enumerate(items) if at in held],
@@ -148,6 +151,15 @@ def _parts(data: Data, validation: Data | None, test: Data | None) -> dict[str, 
     if test is not None:
         parts["test"] = list(Stream(test, part="test").good())
     return {name: _lines(part) for name, part in parts.items()}
+
+
+def _known(found: Dataset, held: set[int], aim: Aim) -> set[int]:
+    """Of the rows that are held out, those of which every label stands in a row that is not, so that it is learned."""
+    if labels_in(found, aim.problem).problem == "regression":
+        return held
+    names = [names_of(row) for row in found.rows]
+    seen = set().union(*(each for at, each in enumerate(names) if at not in held))
+    return {at for at in held if names[at] <= seen}
 
 
 def _lines(items: Sequence[Item]) -> str:

@@ -7,8 +7,8 @@ none.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -17,7 +17,8 @@ from groundup.core import plots
 from groundup.core.files import size
 from groundup.evaluation.metrics import Score
 
-LOWER = {"validation loss", "perplexity"}  # scores of which less is better
+UNTOUCHED = "untouched"  # the name of the model as it is
+LOWER = {"validation loss", "perplexity", "squared error"}  # scores of which less is better
 
 # The 0.975 quantile of Student's distribution with 1, 2 ... 29 degrees of freedom.
 _STUDENT = (
@@ -30,10 +31,11 @@ MOST_SEEDS = len(_STUDENT) + 1
 
 @dataclass(frozen=True)
 class Trial:
-    """One line of the table: a method over its seeds, or the untouched model.
+    """One line of the table: a method over its seeds, or the untouched model (a constant, where that knows no labels).
 
     score    what `scores` are; one a seed that is finished, as are `losses` (of validation, the best step's), `seconds`
              of training and `memory` (the most that a run's process held, in bytes)
+    others   further scores of the test, by name, one a seed
     trained  trained numbers; size: bytes of what is kept (the weights of best/)
     why      why a seed is missing
     bases    the fingerprint of the model that each run began from
@@ -49,6 +51,7 @@ class Trial:
     size: int | None = None
     why: str | None = None
     bases: tuple[str, ...] = ()
+    others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def mean(self) -> Score:
@@ -119,11 +122,14 @@ class Compared:
             return "No method was trained to its end, so there is nothing to recommend."
         base = self._said(self.untouched)
         if taken is self.untouched:
-            return f"Keep the untouched model: its {base} is not worse than that of the best method, {best.name} with {self._cell(best)}."
+            keep = (
+                "Keep the untouched model: its" if taken.name == UNTOUCHED else f"Take none of them: {taken.name}, an"
+            )
+            return f"{keep} {base} is not worse than that of the best method, {best.name} with {self._cell(best)}."
         over = f"over {self.seeds} seeds (95 % intervals)" if self.seeds > 1 else "with one seed"
         cost = f"{taken.trained:,} trained numbers, {_seconds(taken)} a run"
         if len(self.whole) == 1:
-            text = f"Take {taken.name}, the only method that was trained to its end: {self._said(taken)} {over}, {base} untouched; {cost}."
+            text = f"Take {taken.name}, the only method that was trained to its end: {self._said(taken)} {over}, {base} {self.untouched.name}; {cost}."
         elif taken is not best:
             text = (
                 f"Take {taken.name}: its {self._said(taken)} is within one standard error of that of the best, {best.name} with "
@@ -147,7 +153,8 @@ class Compared:
     def cells(self) -> list[list[str]]:
         """The table as text: a header, then a line a method. What is not known is a dash."""
         better = "less is better" if self.score in LOWER else "more is better"
-        lines = [["", f"{self.score} ({better})", "spread", "trained", "seconds", "peak memory", "file"]]
+        others = list(dict.fromkeys(name for trial in self.trials for name in trial.others))
+        lines = [["", f"{self.score} ({better})", "spread", *others, "trained", "seconds", "peak memory", "file"]]
         for trial in self.trials:
             spread = trial.spread
             lines.append(
@@ -155,6 +162,7 @@ class Compared:
                     trial.name,
                     self._cell(trial) if trial.scores else "-",
                     "-" if spread is None else f"{spread:.3g}",
+                    *(f"{mean(trial.others[name]):.3f}" if name in trial.others else "-" for name in others),
                     "-" if trial.trained is None else f"{trial.trained:,}",
                     f"{mean(trial.seconds):.1f}" if trial.seconds else "-",
                     size(mean(trial.memory)) if trial.memory else "-",

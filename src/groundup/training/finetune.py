@@ -108,7 +108,7 @@ def what_is_learned(
     The arguments are those of `finetune`. UsageError for an aim that these rows do not have.
     """
     smoothing, chosen = given.label_smoothing, aim.unlikelihood or aim.length_normalised
-    if objective is None and aim.label != "none" and (aim.label is not None or has_labels(data)):
+    if objective is None and has_labels(data, aim.label):
         if chosen:
             raise UsageError("unlikelihood and length_normalised are of rows with choices, and these have labels")
         read = partial(labelled, field=aim.label)

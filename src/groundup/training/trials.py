@@ -12,36 +12,26 @@ from typing import Any
 
 from groundup.core.errors import UsageError
 from groundup.core.files import read_json
-from groundup.data import rows
 from groundup.evaluation.report import Report
-from groundup.model import Model
 from groundup.peft.method import Method
 from groundup.peft.texts import changed
 from groundup.training import child
-from groundup.training.compared import Trial
-from groundup.training.objective import mean_loss
-from groundup.training.which import objective_for
+from groundup.training.compared import UNTOUCHED, Trial
 
 LOSS = "validation loss"
 
-_LOSS_CODE = """
+_AS_IT_IS = """
 import json, groundup
-from groundup.training.trials import validation_loss
+from groundup.core.errors import UsageError
+from groundup.training.untouched import as_it_is
 asked = json.loads(sys.argv[1])
-model = groundup.load(asked["model"], revision=asked["revision"], device=asked["device"], dtype=asked["dtype"])
-loss = validation_loss(model, asked["data"], max_tokens=asked["max_tokens"], batch=asked["batch"])
-print(json.dumps({"loss": loss, "fingerprint": model.origin.fingerprint}))
+try:
+    model = groundup.load(asked["model"], revision=asked["revision"], device=asked["device"], dtype=asked["dtype"])
+    print(json.dumps(as_it_is(model, asked)))
+except UsageError as error:
+    print(f"groundup: {error}", file=sys.stderr)
+    sys.exit(2)
 """
-
-
-def validation_loss(
-    model: Model, data: str | Path | Sequence[dict[str, Any]], *, max_tokens: int | None = None, batch: int = 16
-) -> float:
-    """The mean loss (nats) of the trained tokens of these rows, as a run of `finetune` measures it, of the model as it
-    is."""
-    objective = objective_for(model)
-    found = objective.encode(rows.read(data, part="validation"), model.words, max_tokens or model.context or 1 << 30)
-    return mean_loss(objective, model.network.eval(), found.rows, batch=batch, device=model.device)
 
 
 class Trials:
@@ -66,25 +56,29 @@ class Trials:
     # --- running ------------------------------------------------------------------------------------------------------
 
     def untouched(self) -> Trial:
-        """The model as it is, judged as the methods are."""
+        """The model as it is, judged as the methods are; a constant where it has no head for the rows' labels."""
         folder = self.out / "untouched"
         folder.mkdir(exist_ok=True)
         log, answer = folder / "untouched.log", folder / "untouched.json"
         if not answer.exists():
-            if self.tested:
-                self._evaluate(self._model(), log, answer, "untouched")
+            if self.tested and not self.asked["labels"]:
+                self._evaluate(self._model(), log, answer, UNTOUCHED)
             else:
                 job = {
                     "model": self.asked["model"], "revision": self.asked["revision"], "device": self.asked["device"],
-                    "dtype": self.formats["train"], "data": str(self._rows("validation")),
-                    "max_tokens": self.asked["max_tokens"], "batch": self.asked["settings"].get("batch", 16),
+                    "dtype": self.formats["answer" if self.tested else "train"], "train": str(self._rows("train")),
+                    "data": str(self._rows("test" if self.tested else "validation")), "report": self.tested,
+                    "labels": self.asked["labels"], "label": self.asked["aim"].get("label"),
+                    "problem": self.asked["aim"].get("problem"), "max_tokens": self.asked["max_tokens"],
+                    "batch": self.asked["settings"].get("batch", 16),
                 }  # fmt: skip
-                self._run([json.dumps(job)], log, answer, "untouched", code=_LOSS_CODE)
+                self._run([json.dumps(job)], log, answer, UNTOUCHED, code=_AS_IT_IS)
         self._count()
         if self.tested:
-            score = Report.from_json(answer).scores[0]
-            return Trial("untouched", score.name, scores=(score.value,))
-        return Trial("untouched", LOSS, scores=(float(read_json(answer)["loss"]),))
+            report = Report.from_json(answer)
+            return Trial(report.name, report.scores[0].name, (report.scores[0].value,), others=_others([report]))
+        found = read_json(answer)
+        return Trial(found["name"], LOSS, scores=(float(found["loss"]),))
 
     def trial(self, name: str, method: Method, seed: int, failed: dict[str, child.ChildError]) -> None:
         """One run and its score, where they are missing; why it failed goes into `failed`."""
@@ -114,8 +108,8 @@ class Trials:
         words = [
             "finetune", self.asked["model"], f"--data={self._rows('train')}", f"--out={run}",
             f"--validation={self._rows('validation')}", f"--method={method.kind}",
-            *_flags(changed(method)), *_flags(settings), *_flags({"max_tokens": self.asked["max_tokens"]}),
-            *self._place(),
+            *_flags(changed(method)), *_flags(settings), *_flags(self.asked["aim"]),
+            *_flags({"max_tokens": self.asked["max_tokens"]}), *self._place(),
         ]  # fmt: skip
         self._run([*words, "--resume"] if (run / "run.json").exists() else words, log, None, what)
 
@@ -124,6 +118,8 @@ class Trials:
             "evaluate", *model, f"--data={self._rows('test')}", f"--max-tokens={self.asked['answer_tokens']}",
             f"--precision={self.formats['answer']}", f"--name={what}", *self._place(), "--json",
         ]  # fmt: skip
+        if self.asked["labels"]:
+            words += _flags({"label": self.asked["aim"].get("label")})
         if self.asked["metrics"]:
             words.append(f"--metrics={','.join(self.asked['metrics'])}")
         self._run(words, log, answer, what)
@@ -136,7 +132,7 @@ class Trials:
         if self.on_progress is not None:
             self.on_progress(self.done, self.total, more=what)
         with log.open("a", encoding="utf-8") as file:
-            file.write(f"$ groundup {' '.join(words)}\n" if code is child.VERB else f"$ {LOSS} {words[0]}\n")
+            file.write(f"$ groundup {' '.join(words)}\n" if code is child.VERB else f"$ as it is {words[0]}\n")
         child.run(words, log=log, answer=answer, code=code, on_line=told, held=self.held)
 
     def _count(self) -> None:
@@ -183,6 +179,7 @@ class Trials:
             name,
             reports[0].scores[0].name if reports else LOSS,
             scores=tuple(report.scores[0].value for report in reports) if self.tested else losses,
+            others=_others(reports),
             losses=losses,
             seconds=tuple(float(done["seconds"]) for _, done, *_ in found),
             memory=tuple(int(done["peak_memory"]) for _, done, *_ in found),
@@ -191,6 +188,12 @@ class Trials:
             why=None if failed is None else str(failed),
             bases=tuple(str(kept["base"]["fingerprint"]) for kept, *_ in found),
         )
+
+
+def _others(reports: Sequence[Report]) -> dict[str, tuple[float, ...]]:
+    """The scores behind the first, one a report."""
+    names = [score.name for score in reports[0].scores[1:]] if reports else []
+    return {name: tuple(report.score(name).value for report in reports) for name in names}
 
 
 def _flags(settings: dict[str, Any]) -> list[str]:

@@ -26,7 +26,9 @@ def objective_for(model: Model, *, smoothing: float = 0.0) -> Objective:
     if model.config.labels is not None:
         return classify(model.config.labels, smoothing=smoothing)
     if model.network.head is None:
-        raise UsageError(f"the file of {model.origin.name} holds no head, so it has no words to learn: it can `embed`")
+        raise UsageError(
+            f"the file of {model.origin.name} holds no head, so it has no words to learn: it can `embed`, or learn rows with labels"
+        )
     if isinstance(model.network, Encoder):
         return masked(model.words, smoothing=smoothing)
     return replace(CAUSAL, loss=partial(CAUSAL.loss, smoothing=smoothing)) if smoothing else CAUSAL
