@@ -27,7 +27,7 @@ from groundup.core.rules import Entry, Plan, Rules
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.kernels.packing import LAYOUTS
 from groundup.nn.heads import end_in_labels
-from groundup.nn.linear import Embedding, Linear
+from groundup.nn.linear import Embedding, Holder, Linear
 from groundup.nn.stack import Decoder, EncoderDecoder, Stack
 from groundup.nn.storage import Dense
 from groundup.nn.surgery import missing, numbers, tensors
@@ -205,6 +205,7 @@ def assemble(
         )
     notes = [f"{len(plan.ignored)} tensors ignored: {_some(plan.ignored)}"] if plan.ignored else []
     filled: set[str] = set()
+    found = holders(network)
     for entry in plan.entries:
         kind = _kind_of(entry, kept)
         read = source.blocks if kind is not None and isinstance(source, GGUF) else source.read
@@ -217,7 +218,7 @@ def assemble(
             if kind is not None:
                 width = source.shape(entry.sources[0])[1]
                 notes += _put_blocks(
-                    network, target, kind.read({"packed": tensor.contiguous()}, (len(tensor), width)), file
+                    found, target, kind.read({"packed": tensor.contiguous()}, (len(tensor), width)), file
                 )
             else:
                 notes += _put(network, target, tensor if dtype is None else tensor.to(dtype), entry.sources[0], file)
@@ -316,10 +317,9 @@ def _put(network: nn.Module, target: str, tensor: Tensor, source: str, file: str
     return []
 
 
-def _put_blocks(network: nn.Module, target: str, storage: Blocks, file: str) -> list[str]:
+def _put_blocks(found: Mapping[str, Holder], target: str, storage: Blocks, file: str) -> list[str]:
     """A matrix in blocks, wherever the one without numbers stands (a tied head has the same)."""
     path = target.removesuffix(".weight")
-    found = holders(network)
     if path not in found:
         raise GroundupError(f"{file}: there is a {target}, which the config's model has no matrix for")
     empty = found[path].weight

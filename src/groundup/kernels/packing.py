@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from groundup.kernels.library import Library
@@ -70,7 +70,7 @@ class Parts:
 
 
 def pack(parts: Parts, layout: Layout) -> UInt8[Tensor, " bytes"]:
-    """Parts -> the library's bytes; outputs that the last tile lacks are zeros."""
+    """Parts -> the library's bytes; outputs that the last tile lacks are zeros. The reference of `native_pack`."""
     out, groups, _ = parts.codes.shape
     more = -out % TILE
     codes = F.pad(parts.codes, (0, 0, 0, 0, 0, more), value=layout.zero).view(-1, TILE, groups, 8, 4)
@@ -86,6 +86,36 @@ def pack(parts: Parts, layout: Layout) -> UInt8[Tensor, " bytes"]:
         tiled = [F.pad(n, (0, 0, 0, more)).view(-1, TILE, groups).transpose(1, 2) for n in numbers]
         laid.append(torch.stack(tiled, 2).contiguous().view(torch.uint8).reshape(-1))
     return torch.cat(laid)
+
+
+def size(layout: Layout, shape: tuple[int, int]) -> int:
+    """Bytes of a packed matrix."""
+    tiles, groups = -(-shape[0] // TILE), -(-shape[1] // GROUP)
+    scales = 4 if layout.whole else groups * (4 if layout.least else 2)
+    return tiles * TILE * (groups * GROUP * layout.bits // 8 + scales)
+
+
+def native_pack(
+    library: Library,
+    layout: Layout,
+    shape: tuple[int, int],
+    rows: Shaped[Tensor, "O B"],
+    scales: Float[Tensor, " O"] | None = None,
+) -> UInt8[Tensor, " bytes"]:
+    """The rows of a file -> the library's bytes: GGUF's blocks as they stand, or int8 codes with a scale for each row."""
+    rows, packed = rows.contiguous(), torch.empty(size(layout, shape), dtype=torch.uint8)
+    held = None if scales is None else scales.contiguous()
+    library.functions.groundup_pack(
+        layout.number, rows.data_ptr(), None if held is None else held.data_ptr(), packed.data_ptr(),
+        shape[1], shape[0], torch.get_num_threads(),
+    )  # fmt: skip
+    return packed
+
+
+def scales(packed: UInt8[Tensor, " bytes"], layout: Layout, shape: tuple[int, int]) -> Float[Tensor, " N"]:
+    """All scales and least numbers, in the order and format in which they lie there."""
+    codes = -(-shape[0] // TILE) * -(-shape[1] // GROUP) * TILE * GROUP * layout.bits // 8
+    return packed[codes:].view(torch.float32 if layout.whole else torch.float16)
 
 
 def unpack(packed: UInt8[Tensor, " bytes"], layout: Layout, shape: tuple[int, int]) -> Parts:
@@ -105,15 +135,15 @@ def rows(
 def _rows_of(packed: Tensor, layout: Layout, shape: tuple[int, int], chosen: Tensor, at: Tensor | slice) -> Parts:
     """The parts of some tiles, of which the rows `at` are kept."""
     tiles, groups = -(-shape[0] // TILE), -(-shape[1] // GROUP)
-    size = tiles * groups * TILE * GROUP * layout.bits // 8
-    codes = packed[:size].view(tiles, groups, -1, TILE, 4)[chosen]
+    numbers = scales(packed, layout, shape)
+    codes = packed[: len(packed) - numbers.nbytes].view(tiles, groups, -1, TILE, 4)[chosen]
     if layout.bits == 4:
         codes = torch.cat((codes & 15, codes >> 4), dim=2)
     codes = codes.permute(0, 3, 1, 2, 4).reshape(-1, groups, GROUP)[at]
     if layout.whole:
-        return Parts(codes, packed[size:].view(torch.float32).view(tiles, TILE)[chosen].flatten()[at])
-    numbers = packed[size:].view(torch.float16).view(tiles, groups, -1, TILE)[chosen]
-    each = [n.transpose(1, 2).reshape(-1, groups)[at] for n in numbers.unbind(2)]
+        return Parts(codes, numbers.view(tiles, TILE)[chosen].flatten()[at])
+    laid = numbers.view(tiles, groups, -1, TILE)[chosen]
+    each = [n.transpose(1, 2).reshape(-1, groups)[at] for n in laid.unbind(2)]
     return Parts(codes, *each)
 
 

@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from groundup.core.errors import GroundupError
 from groundup.kernels import packing
-from groundup.kernels.library import library
+from groundup.kernels.library import Library, library
 from groundup.kernels.packing import LAYOUTS, Layout, Parts
 from groundup.kernels.plan import Plan, Register
 from groundup.nn.surgery import shared
-from groundup.quantization.blocks import Blocks, sizes
+from groundup.quantization.blocks import Blocks
 from groundup.quantization.integers import Int8, Whole
 from groundup.quantization.shrink import holders
 from groundup.quantization.stored import Stored
@@ -31,9 +32,18 @@ class Packed(Stored):
 
     tiles: Tensor
 
-    def __init__(self, source: Blocks | Whole):
+    def __init__(self, source: Blocks | Whole, found: Library):
         super().__init__(source.kind, source.shape, {})
-        self.register_buffer("tiles", packing.pack(TAKEN[source.kind.name](source), self.layout))
+        if isinstance(source, Blocks):
+            tiles = packing.native_pack(found, self.layout, source.shape, source.packed)
+        else:
+            scales = source.scale[:, 0].expand(source.shape[0])
+            tiles = packing.native_pack(found, self.layout, source.shape, source.codes, scales)
+        if not bool(torch.isfinite(packing.scales(tiles, self.layout, self.shape)).all()):
+            raise GroundupError(
+                f"a scale of a {self.kind.name} matrix {list(self.shape)} is not finite: the file is broken"
+            )
+        self.register_buffer("tiles", tiles)
 
     @property
     def layout(self) -> Layout:
@@ -74,45 +84,26 @@ def packable(storage: object) -> bool:
 
 def packed(network: Network) -> tuple[Network, list[str]]:
     """A copy whose weights stand in tiles wherever the library has a layout for them, and the names of those."""
-    network = shared(network)
+    network, found = shared(network), library()
+    if found is None:
+        return network, []
     made: dict[int, Packed] = {}
-    told = []
+    told: list[str] = []
     for name, holder in holders(network).items():
         storage = holder.weight
         if packable(storage):
-            made.setdefault(id(storage), Packed(storage))  # type: ignore[arg-type]
+            made.setdefault(id(storage), Packed(storage, found))  # type: ignore[arg-type]
             holder.weight = made[id(storage)]
             told.append(name)
     return network, told
-
-
-def _blocks(storage: Blocks) -> Tensor:
-    """[O, groups, bytes]"""
-    _, size = sizes(storage.kind.name)
-    return storage.packed.view(storage.shape[0], -1, size)
-
-
-def _half(b: Tensor) -> Tensor:
-    return b.contiguous().view(torch.float16)[..., 0]
 
 
 def _bytes(numbers: Tensor) -> Tensor:
     return numbers.contiguous()[..., None].view(torch.uint8)
 
 
-def _apart(b: Tensor) -> Tensor:
-    return torch.cat((b & 15, b >> 4), -1)
-
-
 def _together(codes: Tensor) -> Tensor:
     return codes[..., :16] | codes[..., 16:] << 4
-
-
-def _whole(storage: Whole) -> Parts:
-    out, width = storage.shape
-    codes = (storage.codes.view(torch.uint8) ^ 128).view(out, width)
-    filled = torch.nn.functional.pad(codes, (0, -width % packing.GROUP), value=128)
-    return Parts(filled.view(out, -1, packing.GROUP), storage.scale[:, 0].expand(out).contiguous())
 
 
 def _whole_again(parts: Parts, width: int, storage: Packed) -> dict[str, Tensor]:
@@ -121,13 +112,7 @@ def _whole_again(parts: Parts, width: int, storage: Packed) -> dict[str, Tensor]
     return {"codes": (parts.codes.flatten(1)[:, :width] ^ 128).view(torch.int8).contiguous(), "scale": scales}
 
 
-# a storage -> parts, and parts -> what the storage keeps
-TAKEN: dict[str, Callable[..., Parts]] = {
-    "q8_0": lambda s: Parts(_blocks(s)[..., 2:] ^ 128, _half(_blocks(s)[..., :2])),
-    "q4_0": lambda s: Parts(_apart(_blocks(s)[..., 2:]), _half(_blocks(s)[..., :2])),
-    "q4_1": lambda s: Parts(_apart(_blocks(s)[..., 4:]), _half(_blocks(s)[..., :2]), _half(_blocks(s)[..., 2:4])),
-    "int8": _whole,
-}
+# parts -> what the storage keeps that they were made of
 GIVEN: dict[str, Callable[[Parts, int, Packed], dict[str, Tensor]]] = {
     "q8_0": lambda p, w, s: {"packed": torch.cat((_bytes(p.scales), p.codes ^ 128), -1).flatten(1)},
     "q4_0": lambda p, w, s: {"packed": torch.cat((_bytes(p.scales), _together(p.codes)), -1).flatten(1)},

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <new>
 
+#include "pack.h"
 #include "paths.h"
 #include "pool.h"
 
@@ -36,13 +37,20 @@ void shared_out(long count, long piece, int threads, const Part& part) {
 #define C_FUNCTION extern "C" __attribute__((visibility("default")))
 
 // Changes whenever a function below or the packed layout does.
-C_FUNCTION int groundup_version() { return 1; }
+C_FUNCTION int groundup_version() { return 2; }
 
 // The path's name, the best last; null behind the last one.
 C_FUNCTION const char* groundup_path(int i) { return i < COUNT ? PATHS[i]->name : nullptr; }
 
 // 0: not compiled for this sort of processor, 1: this processor cannot run it, 2: usable.
 C_FUNCTION int groundup_usable(int i) { return !PATHS[i]->product ? 0 : PATHS[i]->here() ? 2 : 1; }
+
+// The rows of a file -> packed weights.
+C_FUNCTION void groundup_pack(int kind, const uint8_t* rows, const float* row_scales, uint8_t* packed, long inputs,
+                              long outputs, int threads) {
+  shared_out((outputs + TILE - 1) / TILE, 8, threads,
+             [&](long a, long b) { pack_tiles(kind, rows, row_scales, packed, inputs, outputs, a, b); });
+}
 
 // y [count, outputs] = x [count, inputs] rounded, times the packed weights, plus bias (or null). 0, or 1: no memory.
 C_FUNCTION int groundup_product(int path, int kind, const uint8_t* packed, const float* bias, const float* x, float* y,

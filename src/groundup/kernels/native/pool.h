@@ -60,7 +60,7 @@ class Barrier {
       return;
     }
     for (int i = 0; turns.load(std::memory_order_acquire) == turn && !failed; i++)
-      i < 20000 ? pause_a_little() : give_way();
+      i < 1000 ? pause_a_little() : give_way();
   }
   std::atomic<bool> failed{false};
 
