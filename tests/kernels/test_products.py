@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from groundup.core.errors import UsageError
+from groundup.core.errors import GroundupError, UsageError
 from groundup.kernels import packing
 from groundup.kernels.library import FORCED, Library, library, paths
 from groundup.kernels.packing import LAYOUTS, Parts
@@ -114,6 +114,13 @@ def test_every_code_of_a_block_survives():
     theirs = torch.from_numpy(dequantize(raw.numpy(), GGMLQuantizationType.Q8_0))
     assert torch.equal(Packed(storage, library()).dense(), theirs)
     assert torch.equal(Packed(storage, library()).held["packed"], raw)
+
+
+def test_a_scale_that_is_no_number_is_refused():
+    raw = torch.zeros(3, 34, dtype=torch.uint8)
+    raw[2, :2] = torch.tensor([0, 0x7C])  # infinite
+    with pytest.raises(GroundupError, match="not finite"):
+        Packed(parse("q8_0").read({"packed": raw}, (3, 32)), library())
 
 
 def test_in_training_the_plain_matrix_is_used():
