@@ -113,9 +113,7 @@ def _checked(model: Model, folder: Path, name: str) -> str:
             f"{folder}: the adapter does not do here what it did when it was saved: its effect on the probe is off by "
             f"{off:.1%} of {size:.3g}"
         )
-    return (
-        f"adapter {folder}: base as named, takes effect (moves the probe's logits by up to {size:.3g}, as when saved)"
-    )
+    return f"adapter {folder}: base as named, takes effect (moves the probe by up to {size:.3g}, as when saved)"
 
 
 def combine(model: Model, weights: Mapping[str, float], *, name: str = "combined", rank: int | None = None) -> Model:

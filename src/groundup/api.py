@@ -1,6 +1,6 @@
 """The verbs: load, build, pretrain, adapt, finetune, compare, combine, quantize, evaluate, merge, save; and download, starters, doctor.
 
-None of them changes what it is given. Long ones tell how far they are through `on_progress`.
+None of them changes what it is given, but for `finetune(..., consume=True)`. Long ones tell how far they are through `on_progress`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LABS = Path(__file__).parents[2] / "labs"
-CHEAP = {"m1_attention", "m1_embedding", "m1_encoder", "m1_three_masks"}
+CHEAP = {"m1_attention", "m1_embedding", "m1_encoder", "m1_three_masks", "m3_quantize_function"}
 NAMES = sorted(p.stem for p in LABS.glob("m*_*.py") if not p.stem.endswith("_parts"))
 
 

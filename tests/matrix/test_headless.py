@@ -15,6 +15,7 @@ from families import stirred
 import groundup as gu
 from groundup.core.errors import GroundupError, UsageError
 from groundup.inference.embed import embed
+from groundup.peft.methods import METHODS
 from interpret.worded import write_bert
 
 IDS = [2, 44, 45, 46, 3]
@@ -52,6 +53,16 @@ def test_an_adapter_of_ours_is_kept_checked_and_read_by_peft(folder: Path, tmp_p
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 3.0}))
     with pytest.raises(GroundupError, match="does not do here"):
         gu.load(folder, adapter=tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("kind", sorted(name for name, method in METHODS.items() if not method.whole))
+def test_every_method_is_kept_and_checked(kind: str, folder: Path, tmp_path: Path) -> None:
+    settings = {"length": 3} if issubclass(METHODS[kind], gu.Prompt | gu.PrefixTuning | gu.LlamaAdapter) else {}
+    settings |= {"layers": 2} if kind == "llama-adapter" else {}
+    tuned = stirred(gu.adapt(gu.load(folder), METHODS[kind](**settings)))
+    gu.save(tuned, tmp_path / "adapter")
+    again = gu.load(folder, adapter=tmp_path / "adapter")
+    assert "takes effect" in again.notes[-1] and torch.equal(state(again), state(tuned))
 
 
 def test_an_adapter_of_peft_is_read(folder: Path, tmp_path: Path) -> None:

@@ -54,6 +54,25 @@ def test_a_run_trains_its_own_numbers_and_leaves_the_model_alone(kind, tmp_path)
     assert (run.best / "adapter_config.json").exists() == (not whole)
 
 
+@pytest.mark.parametrize("kind", ["full", "freeze", "lora"])
+def test_a_model_that_is_used_up_learns_the_same_in_its_own_memory(kind, tmp_path):
+    """The other one is left alone; see above for that of every method."""
+    runs = {}
+    for consume in (False, True):
+        tuned = gu.adapt(model(), method(kind))
+        own = next(iter(tuned.method.trained(tuned.network, "mine").values()))
+        before = own.clone()
+        how = {"steps": 4, "batch": 8, "precision": "float32"}
+        runs[consume] = gu.finetune(tuned, TEXTS, out=tmp_path / str(consume), consume=consume, **how)
+        assert torch.equal(own, before) != consume
+    name = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
+    assert (runs[True].best / name).read_bytes() == (runs[False].best / name).read_bytes()
+    untouched = gu.adapt(model(), method(kind))
+    before = [p.clone() for p in untouched.network.parameters()]
+    gu.finetune(untouched, TEXTS, out=tmp_path / "dry", consume=True, dry_run=True, steps=4)
+    assert all(torch.equal(a, b) for a, b in zip(before, untouched.network.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("kind", ["lora", "prompt", "prefix", "full"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(kind, tmp_path):
     def start(out: Path, resume: bool = False, stop: int | None = None):

@@ -110,6 +110,7 @@ def run(
             max_tokens=max_tokens,
             resume=resume,
             dry_run=dry_run,
+            consume=True,
             on_progress=progress.update,
             say=progress.say,
             **asdict(aim),

@@ -26,10 +26,15 @@ def shared(network: Network) -> Network:
     return copy.deepcopy(network, memo)
 
 
-def with_copies(network: Network, trained: Mapping[str, nn.Parameter]) -> tuple[Network, dict[str, nn.Parameter]]:
-    """A copy that shares all but `trained`, and its own parameters under their names, ready for gradients."""
+def with_copies(
+    network: Network, trained: Mapping[str, nn.Parameter], *, consume: bool = False
+) -> tuple[Network, dict[str, nn.Parameter]]:
+    """A copy that shares all but `trained`, and its own parameters under their names, ready for gradients.
+
+    consume  float32 numbers of `trained` are not copied: training will change those of the network that was given
+    """
     memo: dict[int, object] = {id(t): t for t in [*network.parameters(), *network.buffers()]}
-    fresh = {name: nn.Parameter(p.detach().float().clone()) for name, p in trained.items()}
+    fresh = {name: nn.Parameter(p.detach().to(torch.float32, copy=not consume)) for name, p in trained.items()}
     memo |= {id(p): fresh[name] for name, p in trained.items()}
     return copy.deepcopy(network, memo), fresh
 

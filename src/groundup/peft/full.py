@@ -1,7 +1,7 @@
 """The base's own numbers: all of them, or those of the last blocks.
 
-What is trained is copied before the run begins, so the model that was given keeps its own. There is no adapter file:
-a run leaves a whole model in the Hugging Face layout.
+What is trained is copied before the run begins, so the model that was given keeps its own (unless it is used up, see
+`finetune`). There is no adapter file: a run leaves a whole model in the Hugging Face layout.
 """
 
 from __future__ import annotations

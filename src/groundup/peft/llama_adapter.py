@@ -127,7 +127,7 @@ class LlamaAdapter(Method):
         cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], network: nn.Module, name: str, rules: Rules
     ) -> LlamaAdapter:
         refuse_settings(config, {"adapter_len", "adapter_layers", "target_modules"}, {})
-        by_public = {_public(network, path, rules): path for path in places(network)}
+        by_public = {_public(network, path, rules).removeprefix(rules.prefix): path for path in places(network)}
         ours = config["peft_type"] != cls.peft_type
         if not ours and config.get("target_modules") not in (None, "self_attn"):
             raise UsageError("PEFT's adaption prompts of this family are added after `o`, which is not supported")
@@ -135,7 +135,7 @@ class LlamaAdapter(Method):
         gates: dict[str, Tensor] = {}
         for key, tensor in tensors.items():
             public, _, last = key.removeprefix(PREFIX).rpartition(".")
-            path = by_public.get(public)
+            path = by_public.get(public.removeprefix(rules.prefix))
             if path is None or last not in ("adaption_prompt", "adaption_gate"):
                 raise GroundupError(f"{key} has no place in this model")
             if last == "adaption_prompt":

@@ -54,6 +54,7 @@ def finetune(
     auxiliary: float = 0.0,
     unlikelihood: float = 0.0,
     length_normalised: float = 0.0,
+    consume: bool = False,
     on_progress: Callable[..., None] | None = None,
     say: Say = lambda text: None,
     **settings: Any,
@@ -73,6 +74,7 @@ def finetune(
     auxiliary    the weight of GPT-1's loss on the text's own words beside the loss on its label
     unlikelihood, length_normalised   of rows with choices: the weights of T-Few's losses on the wrong ones beside the loss
                  on the right one
+    consume      use the model up: its own numbers are trained, so that full tuning holds them once and not twice
     settings     as in `groundup.training.settings.Settings`: steps, epochs or minutes, learning_rate, batch ...
     on_progress(step, steps, loss=, lr=, tokens_per_second=, peak_memory=) is called after every update; say(text) tells
     what was found and chosen
@@ -90,7 +92,7 @@ def finetune(
     model, found, read, objective = what_is_learned(model, data, objective, aim, given, say)
     train, valid = encoded_rows(model, found, read, validation, max_tokens, objective, given.seed, say)
     return conduct(
-        model, train, valid, objective, given, out=out, resume=resume, dry_run=dry_run, began=began,
+        model, train, valid, objective, given, out=out, resume=resume, dry_run=dry_run, began=began, consume=consume,
         on_progress=on_progress, say=say,
     )  # fmt: skip
 
@@ -151,6 +153,7 @@ def conduct(
     began: float,
     identity: Mapping[str, Any] | None = None,
     beside: Callable[[Path], None] = lambda folder: None,
+    consume: bool = False,
     on_progress: Callable[..., None] | None = None,
     say: Say = lambda text: None,
 ) -> Run:
@@ -159,6 +162,7 @@ def conduct(
     began     when the work began (time.monotonic), for a budget in minutes
     identity  what else a resumed run must have been begun with
     beside    puts further files into the folder of a run that begins
+    consume   train the model's own numbers, not copies of them
     """
     assert model.adapter is not None
     method, name = model.method, model.adapter
@@ -189,7 +193,8 @@ def conduct(
         rate = given.learning_rate or usual_rate(given.optimizer, method.learning_rate)
         chosen = replace(given, precision=precision, learning_rate=rate)
 
-    exact, trained = with_copies(model.network, method.trained(model.network, name) | head_of(model.network))
+    learned = method.trained(model.network, name) | head_of(model.network)
+    exact, trained = with_copies(model.network, learned, consume=consume and not dry_run)
     network = in_format(exact, machine.FORMATS[chosen.precision])  # shares what is trained, which stays float32
 
     def keep(path: Path) -> None:

@@ -120,7 +120,7 @@ def pretrain(
 
     return conduct(
         model, train, valid, objective, given, out=out, resume=resume, dry_run=dry_run, began=began, identity=facts,
-        beside=beside, on_progress=on_progress, say=say,
+        beside=beside, consume=True, on_progress=on_progress, say=say,
     )  # fmt: skip
 
 
