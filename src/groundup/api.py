@@ -1,4 +1,4 @@
-"""The verbs: load, build, pretrain, adapt, finetune, compare, combine, quantize, evaluate, merge, save; and download, starters, doctor.
+"""The verbs: load, build, pretrain, adapt, finetune, compare, combine, quantize, convert, evaluate, merge, save; and download, starters, doctor.
 
 None of them changes what it is given. Long ones tell how far they are through `on_progress`.
 """
@@ -49,6 +49,7 @@ from groundup.quantization import shrink
 from groundup.quantization.kinds import line, parse
 from groundup.quantization.stored import Kind
 from groundup.training.compare import compare
+from groundup.training.convert import convert
 from groundup.training.finetune import finetune
 from groundup.training.pretrain import pretrain
 from groundup.training.range_test import find_learning_rate
@@ -64,6 +65,7 @@ __all__ = [
     "build",
     "combine",
     "compare",
+    "convert",
     "doctor",
     "download",
     "evaluate",
