@@ -9,7 +9,7 @@ square travels to slow memory and back; what travels is counted here by its form
 import torch
 from m1_parts import options, tell
 from m2_parts import verdict
-from m3_cost_parts import bytes_held, power, seconds
+from m3_architecture_parts import bytes_held, power, seconds
 
 from groundup.core import plots
 from groundup.core.files import size
