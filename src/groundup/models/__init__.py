@@ -5,7 +5,7 @@ from types import ModuleType
 
 FAMILIES = (
     "bert", "bloom", "distilbert", "gemma", "gemma2", "gpt2", "gpt_neox", "llama", "mistral", "mpt", "openai-gpt", "qwen2",
-    "qwen3", "roberta", "t5", "transformer",
+    "qwen3", "retnet", "roberta", "t5", "transformer",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from groundup.nn.norms import RMSNorm
 from groundup.nn.positions import RelativeBias
 from groundup.nn.stack import EncoderDecoder, Stack
 
-ENDS = ("attn.o", "cross.o", "mlp.down")
+ENDS = ("attn.o", "cross.o", "mix.o", "mlp.down")
 
 
 def begin(network: nn.Module, seed: int = 0) -> None:
