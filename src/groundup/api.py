@@ -148,7 +148,7 @@ def build(config: FamilyConfig, *, seed: int = 0, std: float = 0.02) -> Model:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         with torch.no_grad():
-            if name.endswith(".values"):
+            if parameter.ndim == 2:
                 parameter.normal_(std=std, generator=generator)
             elif name.endswith("bias"):
                 parameter.zero_()
