@@ -1,4 +1,4 @@
-"""The verbs: load, build, pretrain, adapt, finetune, compare, combine, quantize, evaluate, merge, save; and download, starters, doctor.
+"""The verbs: load, build, pretrain, adapt, finetune, compare, combine, quantize, convert, evaluate, merge, save; and download, starters, doctor.
 
 None of them changes what it is given, but for `finetune(..., consume=True)`. Long ones tell how far they are through `on_progress`.
 """
@@ -49,6 +49,7 @@ from groundup.quantization.kinds import line, parse
 from groundup.quantization.packed import packed
 from groundup.quantization.stored import Kind
 from groundup.training.compare import compare
+from groundup.training.convert import convert
 from groundup.training.finetune import finetune
 from groundup.training.pretrain import pretrain
 from groundup.training.range_test import find_learning_rate
@@ -61,6 +62,7 @@ __all__ = [
     "build",
     "combine",
     "compare",
+    "convert",
     "doctor",
     "download",
     "evaluate",
@@ -166,7 +168,7 @@ def build(config: FamilyConfig, *, seed: int = 0, std: float = 0.02) -> Model:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         with torch.no_grad():
-            if name.endswith(".values"):
+            if parameter.ndim == 2:
                 parameter.normal_(std=std, generator=generator)
             elif name.endswith("bias"):
                 parameter.zero_()

@@ -74,3 +74,10 @@ def test_no_global_state_and_any_thread(tmp_path: Path) -> None:
     assert not failures
     assert len({(tmp_path / f"{i}.png").read_bytes() for i in range(3)}) == 1
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_curves(tmp_path: Path) -> None:
+    plots.curves({"a": [(64, 1.0), (128, 4.0)], "b$_": [(64, 2.0)]}, tmp_path / "a.png", title="cost", powers="xy")
+    assert size(tmp_path / "a.png")[0] > 600
+    with pytest.raises(UsageError, match="needs a point"):
+        plots.curves({"a": []}, tmp_path / "b.png", title="nothing")

@@ -12,7 +12,7 @@ from torch import Tensor
 import groundup as gu
 from groundup.core.errors import UsageError
 from groundup.interpret import look
-from groundup.nn import cache as caches
+from groundup.nn import keys
 from groundup.nn.cache import Fresh, Shared, Slots
 from groundup.nn.step import Apart, Step, Taps
 from groundup.peft.front import lay
@@ -177,7 +177,7 @@ def test_without_taps_nobody_forms_the_square_of_weights(
     def forbidden(*args: Any, **how: Any) -> Tensor:
         raise AssertionError("the plain form was called")
 
-    monkeypatch.setattr(caches, "attend", forbidden)
+    monkeypatch.setattr(keys, "attend", forbidden)
     look.states(model, IDS)
     with pytest.raises(AssertionError, match="plain form"):
         look.attention(model, IDS)

@@ -12,7 +12,7 @@ from groundup.core.errors import UsageError
 from groundup.core.matrices import confusion, heat, squares
 from groundup.core.sheet import COLOURS, INK, QUIET, dress, plain, sheet, visible, write
 
-__all__ = ["bars", "confusion", "heat", "loss_curve", "panels", "points", "rate_curve", "squares"]
+__all__ = ["bars", "confusion", "curves", "heat", "loss_curve", "panels", "points", "rate_curve", "squares"]
 
 
 def loss_curve(
@@ -80,6 +80,35 @@ def rate_curve(
     axes.set_ylim(0, 1.15 * max(*smooth, losses[0]))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss a token (nats)")
+    axes.legend(frameon=False, labelcolor=INK)
+    write(figure, path)
+
+
+def curves(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | Path,
+    *,
+    title: str,
+    across: str = "",
+    down: str = "",
+    powers: str = "",
+) -> None:
+    """A line a series through its points (x, y). powers: the axes ("x", "y", "xy") on which equal factors are equally far."""
+    if not series or not all(series.values()):
+        raise UsageError("there is no curve to draw: each series needs a point at least")
+    figure, axes = sheet(7.2, 4.6, title)
+    for number, (name, found) in enumerate(series.items()):
+        colour = COLOURS[(number + 1) % len(COLOURS)]
+        axes.plot(*zip(*found, strict=True), color=colour, linewidth=2.0, marker="o", markersize=4.5, label=plain(name))
+    places = sorted({x for found in series.values() for x, _ in found})
+    if "x" in powers:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(places, [f"{x:g}" for x in places])
+        axes.minorticks_off()
+    if "y" in powers:
+        axes.set_yscale("log")
+    axes.set_xlabel(plain(across))
+    axes.set_ylabel(plain(down))
     axes.legend(frameon=False, labelcolor=INK)
     write(figure, path)
 

@@ -30,7 +30,7 @@ from groundup.inference.runner import PREFILL, Runner
 from groundup.inference.sampling import Filter, PerRow, Sampling, draw, likeliest, penalize, weigh
 from groundup.inference.speculate import Draft
 from groundup.inputs.tokenizer import Tokenizer
-from groundup.nn.stack import Decoder, EncoderDecoder
+from groundup.nn.stack import Decoder, EncoderDecoder, recurrent
 from groundup.peft.front import length
 
 SHARED = 8  # tokens that all prompts begin with, from which reading them once pays
@@ -93,6 +93,8 @@ class Engine:
             raise UsageError(f"batch={batch} makes no sense; it must be 1 or more")
         if draft is not None and (two_halves or sampling.beams > 1):
             raise UsageError("a draft guesses how a decoder's text goes on: leave it out for two halves and for beams")
+        if draft is not None and recurrent(network):
+            raise UsageError("a recurrent model cannot take guessed tokens back: leave out draft and lookup")
         self.draft = draft
         front = length(network, adapters)
         check_lengths(prompts, sampling.max_tokens, None if two_halves or context is None else context - front)

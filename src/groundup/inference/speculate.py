@@ -19,7 +19,7 @@ import torch
 
 from groundup.core.errors import UsageError
 from groundup.inference.runner import Runner
-from groundup.nn.stack import Decoder, Encoder
+from groundup.nn.stack import Decoder, Encoder, recurrent
 
 
 @runtime_checkable
@@ -111,6 +111,8 @@ def ahead(model: Any, draft: Any, lookup: int | None) -> Draft | None:
         return Lookup(lookup) if lookup else None
     if lookup:
         raise UsageError("draft and lookup both guess ahead: give one of them")
+    if recurrent(draft.network):
+        raise UsageError("a recurrent model cannot take back what it guessed: take another draft")
     if not isinstance(draft.network, Decoder) or isinstance(draft.network, Encoder):
         raise UsageError("a draft is a decoder, which writes text")
     ours, its = (int(each.config.to_public()["vocab_size"]) for each in (model, draft))

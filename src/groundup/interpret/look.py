@@ -72,9 +72,14 @@ class Lens:
 
 
 def attention(model: Model, text: Text, *, answer: str | Sequence[int] = "") -> list[Map]:
-    """All attention of one reading, layer by layer. An encoder-decoder's decoder reads its start token and `answer`."""
+    """All attention of one reading, layer by layer. An encoder-decoder's decoder reads its start token and `answer`.
+
+    UsageError for a model without attention.
+    """
     weights: dict[str, Tensor] = {}
     read = _read(model, text, answer, Taps(weights=weights))
+    if not weights:
+        raise UsageError(f"a {model.config.family()} has no attention to look at; look at its states, or its lens")
     return [_map(model, read, path, seen[0]) for path, seen in weights.items()]
 
 

@@ -2,6 +2,7 @@
 
 `attend` is the mathematics in six lines; `attend_fused` gives the same numbers through PyTorch's kernel, which never
 forms the square of weights, or for training on short rows by `_Short`, which keeps that square for a quicker way back.
+`tiled.attend_tiled` is the third way, for long rows whose scores have a bias or a cap: no square either.
 `Attention` is the part around them: projections, positions, cache.
 """
 

@@ -4,111 +4,23 @@
     Shared   row 0 is what all other rows begin with; it is computed once and they see it as their own past
     Slots    generation: each row of the cache has its own length
 
-All three answer `write` with `Square`s: keys laid side by side, what is real of them, and where they stand.
+All three answer `write` with `Square`s (`keys.py`): keys laid side by side, what is real of them, and where they stand. A
+core that keeps a state of one size in place of keys (retention) goes through `recur`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from groundup.core.errors import UsageError
-from groundup.nn.attention import attend, attend_fused
-from groundup.nn.positions import Bias
-from groundup.nn.step import Keys, Rows, Step
-
-
-@dataclass(frozen=True)
-class Square:
-    """Keys of every row side by side.
-
-    k, v      [B, S, Hkv, Dh]
-    name      tells these keys' layout from others of the same call (for facts that all layers share)
-    past      [B] keys that stand before the call's own in each row
-    lengths   [B] real keys in each row; None: all S
-    own       the last keys are the call's own tokens (self-attention)
-    """
-
-    k: Float[Tensor, "B S Hkv Dh"]
-    v: Float[Tensor, "B S Hkv Dv"]
-    name: str
-    past: tuple[int, ...]
-    lengths: tuple[int, ...] | None
-    own: bool = True
-
-    def attend(
-        self,
-        q: Float[Tensor, "T H Dh"],
-        step: Step,
-        *,
-        causal: bool,
-        scale: float,
-        bias: Bias | None = None,
-        window: int | None = None,
-        cap: float | None = None,
-        path: str = "",
-    ) -> Float[Tensor, "T H Dv"]:
-        rows = step.rows
-        shown = None if step.taps is None else step.taps.weights
-        fused = cap is None and shown is None
-        if window is not None and window >= self.k.shape[1]:
-            window = None  # every key is near
-        causal = causal and self.own
-        # queries and keys that start together need no mask: the triangle hides what stands behind a short row
-        triangle = causal and window is None and bias is None and not any(self.past)
-        key = (self.name, causal, window)
-        mask = None if triangle and fused else step.fact(("mask", *key), lambda: self._mask(step, causal, window))
-        mask = None if isinstance(mask, str) else mask
-        scores = None
-        if bias is not None:
-            made = (
-                self._bias(step, bias)
-                if bias.trains
-                else step.fact(("bias", bias, self.name), lambda: self._bias(step, bias))
-            )
-            scores = made.to(q.dtype)
-        laid = rows.pad(q).transpose(1, 2)
-        k, v = self.k.transpose(1, 2), self.v.transpose(1, 2)
-        if fused:
-            out = attend_fused(laid, k, v, scale=scale, causal=triangle, mask=mask, bias=scores)
-        else:
-            see = None if shown is None else partial(shown.__setitem__, path)
-            out = attend(laid, k, v, scale=scale, mask=mask, bias=scores, cap=cap, see=see)
-        return rows.unpad(out.transpose(1, 2))
-
-    def _places(self, step: Step) -> tuple[Int[Tensor, "#B L"], Int[Tensor, " S"]]:
-        """Where queries and keys stand, counted in keys (not in positions: a prefix takes a place)."""
-        device = self.k.device
-        past = torch.tensor(self.past, device=device)[:, None]
-        return past + torch.arange(step.rows.longest, device=device), torch.arange(self.k.shape[1], device=device)
-
-    def _mask(self, step: Step, causal: bool, window: int | None) -> Bool[Tensor, "#B #L S"] | str:
-        """True where a query may look; "all" if everywhere."""
-        q, k = self._places(step)
-        size = self.k.shape[1]
-        sees: Tensor | None = None
-        if causal and not (step.rows.longest == 1 and all(p + 1 == size for p in self.past)):
-            sees = k <= q[..., None]  # [B, L, S]
-            if len(set(self.past)) == 1:
-                sees = sees[:1]
-        if window is not None:
-            near = k > q[..., None] - window
-            sees = near if sees is None else sees & near
-        if not causal and self.lengths is not None and min(self.lengths) < size:
-            real = (k < torch.tensor(self.lengths, device=k.device)[:, None])[:, None]
-            sees = real if sees is None else sees & real
-        return "all" if sees is None else sees
-
-    def _bias(self, step: Step, bias: Bias) -> Float[Tensor, "#B H L S"]:
-        q, k = self._places(step)
-        same = len(set(self.past)) == 1
-        return bias(q[:1] if same else q, k[None])
+from groundup.nn.keys import Square
+from groundup.nn.step import Keys, Recurrence, Rows, Step
 
 
 class Fresh:
@@ -144,6 +56,10 @@ class Fresh:
             k, v = torch.cat((before[0], k), 1), torch.cat((before[1], v), 1)
         lengths = None if rows.even else tuple(self.held + n for n in rows.lengths)
         return Square(k, v, "own", step.past, lengths)
+
+    def recur(self, path: str, run: Recurrence, given: Sequence[Tensor], step: Step) -> Tensor:
+        rows = step.rows
+        return rows.unpad(run([rows.pad(t) for t in given], None if rows.even else rows.lengths, None)[0])
 
     def fill(self, path: str, k: Tensor, v: Tensor, step: Step) -> Keys:
         return _memory(k, v, step)
@@ -189,6 +105,14 @@ class Shared(Fresh):
         lengths = None if others.even else tuple(size + n for n in others.lengths)
         return _Two(before, Square(full[0], full[1], "others", (size,) * count, lengths), first, others)
 
+    def recur(self, path: str, run: Recurrence, given: Sequence[Tensor], step: Step) -> Tensor:
+        first, others = step.fact("shared", lambda: _apart_from_first(step.rows))
+        parts = [t.split((first.total, others.total)) for t in given]
+        before, state = run([first.pad(t) for t, _ in parts], None, None)
+        state = state.expand(len(others), *state.shape[1:])
+        after, _ = run([others.pad(t) for _, t in parts], None if others.even else others.lengths, state)
+        return torch.cat((first.unpad(before), others.unpad(after)))
+
 
 def _apart_from_first(rows: Rows) -> tuple[Rows, Rows]:
     size = rows.lengths[0]
@@ -205,18 +129,28 @@ class _Two:
     others: Rows
 
     def attend(self, q: Float[Tensor, "T H Dh"], step: Step, path: str = "", **how: Any) -> Float[Tensor, "T H Dv"]:
+        one, rest = self._steps(step)
+        mine, theirs = q.split((self.first.total, self.others.total))
+        shared = self.before.attend(mine, one, path=f"{path}:shared", **how)
+        return torch.cat((shared, self.after.attend(theirs, rest, path=path, **how)))
+
+    def over(self, run: Callable[[Tensor, tuple[int, ...]], Tensor], step: Step) -> Float[Tensor, "T ..."]:
+        one, rest = self._steps(step)
+        return torch.cat((self.before.over(run, one), self.after.over(run, rest)))
+
+    def _steps(self, step: Step) -> tuple[Step, Step]:
         size, facts, taps = self.first.total, step.facts, step.taps
         one = Step(self.first, step.positions[:size], step.cache, (0,), self.before.past, facts=facts, taps=taps)
         rest = Step(self.others, step.positions[size:], step.cache, (0,), self.after.past, facts=facts, taps=taps)
-        mine, theirs = q.split((size, self.others.total))
-        shared = self.before.attend(mine, one, path=f"{path}:shared", **how)
-        return torch.cat((shared, self.after.attend(theirs, rest, path=path, **how)))
+        return one, rest
 
 
 class Slots:
     """Room for `rows` rows of up to `capacity` keys each, every row with its own length.
 
-    Tensors are made when a path is first written, in the format of what is written:  k, v [rows, capacity, Hkv, Dh].
+    Tensors are made when a path is first written, in the format of what is written:  k, v [rows, capacity, Hkv, Dh]. A
+    recurrent core's state [rows, ...] has one size however long a row is; a call's new ones wait beside the old until
+    `advance`, so that repeating the call changes nothing.
     """
 
     def __init__(self, rows: int, capacity: int):
@@ -225,6 +159,8 @@ class Slots:
         self.kept: dict[str, tuple[Tensor, Tensor]] = {}
         self.memories: dict[str, tuple[Tensor, Tensor]] = {}
         self.memory_length: list[int] = [0] * rows
+        self.states: dict[str, Tensor] = {}
+        self.coming: dict[str, Tensor] = {}
 
     def lengths(self, slots: Sequence[int]) -> tuple[int, ...]:
         return tuple(self.length[s] for s in slots)
@@ -262,6 +198,16 @@ class Slots:
             index = step.fact("slots", lambda: torch.tensor(step.slots, device=k.device))
             k, v = kept_k[index, :longest], kept_v[index, :longest]
         return Square(k, v, "kept", past, None if min(lengths) == longest else lengths)
+
+    def recur(self, path: str, run: Recurrence, given: Sequence[Tensor], step: Step) -> Tensor:
+        rows, state = step.rows, None
+        if path in self.states and any(step.past):
+            state = self.states[path][list(step.slots)]
+            for row, past in enumerate(step.past):
+                if not past:  # a row that begins with this call
+                    state[row] = 0.0
+        out, self.coming[path] = run([rows.pad(t) for t in given], None if rows.even else rows.lengths, state)
+        return rows.unpad(out)
 
     def _written(self, step: Step) -> tuple[Tensor, Tensor]:
         slots = torch.tensor(step.slots, device=step.rows.device)
@@ -303,6 +249,11 @@ class Slots:
         """Count this call's tokens as held; once a call, after the network returned."""
         for slot, past, n in zip(step.slots, step.past, step.rows.lengths, strict=True):
             self.length[slot] = past + n
+        for path, state in self.coming.items():
+            if path not in self.states:
+                self.states[path] = state.new_zeros(self.rows, *state.shape[1:])
+            self.states[path][list(step.slots)] = state
+        self.coming = {}
 
     def start(self, path: str, slots: Sequence[int], k: Tensor, v: Tensor) -> None:
         """Put keys and values [P, Hkv, Dh] at the beginning of empty rows (prefix tuning)."""
@@ -323,6 +274,8 @@ class Slots:
         for pair in self.memories.values():
             for tensor in pair:
                 tensor[list(targets)] = tensor[source].clone()
+        for state in self.states.values():
+            state[list(targets)] = state[source].clone()
         for slot in targets:
             self.length[slot] = held
             self.memory_length[slot] = self.memory_length[source]
@@ -333,6 +286,8 @@ class Slots:
             for name, (k, v) in held.items():
                 index = torch.tensor(order, device=k.device)
                 held[name] = (k.index_select(0, index), v.index_select(0, index))
+        for name, state in self.states.items():
+            self.states[name] = state.index_select(0, torch.tensor(order, device=state.device))
         self.length = [self.length[i] for i in order]
         self.memory_length = [self.memory_length[i] for i in order]
 
@@ -351,7 +306,9 @@ class Slots:
         self.capacity = max(capacity, self.capacity)
 
     def rollback(self, row: int, n: int) -> None:
-        """Forget the last n keys of a row."""
+        """Forget the last n keys of a row. UsageError where states stand in for keys: what is in them stays in them."""
+        if n and self.states:
+            raise UsageError("a recurrent model cannot take tokens back: leave out what guesses ahead (draft, lookup)")
         if not 0 <= n <= self.length[row]:
             raise ValueError(f"row {row} holds {self.length[row]} keys; cannot take back {n}")
         self.length[row] -= n

@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 from groundup.core.errors import UsageError
 from groundup.kernels.plan import Plan, Register
-from groundup.nn.attention import Attention
 from groundup.nn.embed import Embed
 from groundup.nn.linear import Linear
 from groundup.nn.mlp import Activation
@@ -186,13 +185,19 @@ class Pooler(nn.Module):
         return self.act(self.dense(x, step))
 
 
+def recurrent(network: nn.Module) -> bool:
+    """Whether some core keeps a state in place of what it has read, so that tokens cannot be taken back."""
+    return any(getattr(part, "recurrent", False) for part in network.modules())
+
+
 def name_places(network: nn.Module) -> None:
-    """Tell every attention where it stands, e.g. `decoder.blocks.3.attn`: the cache keeps its keys under that name.
+    """Tell every core that mixes tokens where it stands, e.g. `decoder.blocks.3.attn`: the cache keeps what it remembers
+    under that name.
 
     A stack is told what stands before its parts' names, e.g. `decoder.`.
     """
     for name, part in network.named_modules():
-        if isinstance(part, Attention):
-            part.path = name
-        elif isinstance(part, Stack):
+        if isinstance(part, Stack):
             part.path = f"{name}." if name else ""
+        elif hasattr(part, "path"):
+            part.path = name

@@ -54,6 +54,16 @@ class Keys(Protocol):
         """What each query takes from them (see `groundup.nn.attention.attend`); `path` names who asks (`Taps`)."""
         ...
 
+    def over(self, run: Callable[[Tensor, tuple[int, ...]], Tensor], step: Step) -> Float[Tensor, "T ..."]:
+        """What `run` makes of k, for cores that are no attention: it is given all that the rows hold, side by side
+        [B, S, ...], and how many of these each row held before this call, and gives [B, L, ...] for the call's own."""
+        ...
+
+
+Recurrence = Callable[[Sequence[Tensor], "tuple[int, ...] | None", "Tensor | None"], tuple[Tensor, Tensor]]
+"""What a recurrent core does with rows side by side [B, L, ...], their lengths (None: all L) and the state [B, ...] that
+each row brings (None: they begin): what it gives for each token [B, L, ...], and the state that each row leaves."""
+
 
 @runtime_checkable
 class Cache(Protocol):
@@ -83,6 +93,12 @@ class Cache(Protocol):
 
     def write(self, path: str, k: Float[Tensor, "T Hkv Dh"], v: Float[Tensor, "T Hkv Dv"], step: Step) -> Keys:
         """Keep k and v of this call, and give all that its tokens may look at."""
+        ...
+
+    def recur(
+        self, path: str, run: Recurrence, given: Sequence[Shaped[Tensor, "T ..."]], step: Step
+    ) -> Float[Tensor, "T ..."]:
+        """What a recurrent core gives for the tokens of this call, from the states that their rows are in."""
         ...
 
     def fill(self, path: str, k: Float[Tensor, "S Hkv Dh"], v: Float[Tensor, "S Hkv Dv"], step: Step) -> Keys:

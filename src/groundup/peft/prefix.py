@@ -135,8 +135,13 @@ class PrefixTuning(Method):
 def places(network: nn.Module) -> dict[str, tuple[int, int]]:
     """(kv_heads, head_dim) of every self-attention that writes text, by its path."""
     inside = network.decoder if isinstance(network, EncoderDecoder) else network
-    return {
+    found = {
         part.path: (part.kv_heads, part.head_dim)
         for part in inside.modules()
         if isinstance(part, Attention) and not part.cross
     }
+    if not found:
+        raise UsageError(
+            "this model has no attention, so no keys that an adapter could put before a row: take a prompt or LoRA"
+        )
+    return found

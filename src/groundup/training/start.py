@@ -8,7 +8,8 @@ al., "Efficient BackProp", 1998, 4.6), with three exceptions:
                 depth does not make it grow (Radford et al., GPT-2, 2019, section 2.3)
     embeddings  1 / √width / the head's own scale where the head is the embedding (logits begin at size 1), else 1
 
-Gains begin at 1, biases and T5's numbers for distances at 0.
+Short filters [channels, taps] begin as matrices do, at 1 / √taps. Gains begin at 1, biases and T5's numbers for
+distances at 0.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from groundup.nn.norms import RMSNorm
 from groundup.nn.positions import RelativeBias
 from groundup.nn.stack import EncoderDecoder, Stack
 
-ENDS = ("attn.o", "cross.o", "mlp.down")
+ENDS = ("attn.o", "cross.o", "mix.o", "mlp.down")
 
 
 def begin(network: nn.Module, seed: int = 0) -> None:
@@ -37,6 +38,8 @@ def begin(network: nn.Module, seed: int = 0) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=draw) * widths[path])
             elif name.endswith("bias") or name in centred:
                 parameter.zero_()
+            elif parameter.ndim == 2:
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) * parameter.shape[1] ** -0.5)
             else:
                 parameter.fill_(1.0)
 
