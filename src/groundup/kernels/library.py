@@ -15,7 +15,7 @@ from pathlib import Path
 from groundup.core.errors import UsageError
 
 FOLDER = Path(__file__).parent
-VERSION = 2  # native/library.cpp has the same
+VERSION = 3  # native/library.cpp has the same
 FORCED = "GROUNDUP_ISA"
 
 
@@ -84,7 +84,8 @@ def _opened() -> tuple[ctypes.CDLL | None, str]:
         ctypes.c_int, ctypes.c_int, pointer, pointer, pointer, pointer, long, long, long, ctypes.c_int
     ]  # fmt: skip
     found.groundup_pack.argtypes = [ctypes.c_int, pointer, pointer, pointer, long, long, ctypes.c_int]
-    found.groundup_pack.restype = None
+    found.groundup_rows.argtypes = [ctypes.c_int, pointer, pointer, long, pointer, long, long]
+    found.groundup_pack.restype = found.groundup_rows.restype = None
     found.groundup_step.argtypes = [ctypes.c_int, pointer, long, pointer]
     return found, ""
 

@@ -126,10 +126,23 @@ def unpack(packed: UInt8[Tensor, " bytes"], layout: Layout, shape: tuple[int, in
 def rows(
     packed: UInt8[Tensor, " bytes"], layout: Layout, shape: tuple[int, int], ids: Int[Tensor, " N"]
 ) -> Float[Tensor, "N I"]:
-    """Some rows of the matrix, in float32."""
+    """Some rows of the matrix, in float32. The reference of `native_rows`."""
     tiles, place = ids // TILE, ids % TILE
     at = torch.arange(len(ids), device=ids.device) * TILE + place
     return _rows_of(packed, layout, shape, tiles, at).dense(layout, shape[1])
+
+
+def native_rows(
+    library: Library, packed: UInt8[Tensor, " bytes"], layout: Layout, shape: tuple[int, int], ids: Int[Tensor, " N"]
+) -> Float[Tensor, "N I"]:
+    """The same by the library. IndexError for an id that the matrix has no row for."""
+    ids, out = ids.long().contiguous(), torch.empty(len(ids), shape[1])
+    if len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < shape[0]):
+        raise IndexError(f"row {int(ids.max())} of a matrix with {shape[0]} rows")
+    library.functions.groundup_rows(
+        layout.number, packed.data_ptr(), ids.data_ptr(), len(ids), out.data_ptr(), shape[1], shape[0]
+    )
+    return out
 
 
 def _rows_of(packed: Tensor, layout: Layout, shape: tuple[int, int], chosen: Tensor, at: Tensor | slice) -> Parts:

@@ -65,7 +65,10 @@ class Packed(Stored):
         return packing.unpack(self.tiles, self.layout, self.shape).dense(self.layout, self.shape[1])
 
     def rows(self, ids: Int[Tensor, " N"]) -> Float[Tensor, "N I"]:
-        return packing.rows(self.tiles, self.layout, self.shape, ids)
+        found = library() if ids.device.type == "cpu" else None
+        if found is None:
+            return packing.rows(self.tiles, self.layout, self.shape, ids)
+        return packing.native_rows(found, self.tiles, self.layout, self.shape, ids)
 
     def matmul(self, x: Float[Tensor, "N I"], bias: Float[Tensor, " O"] | None = None) -> Float[Tensor, "N O"]:
         found = library() if x.device.type == "cpu" and not torch.is_grad_enabled() else None

@@ -37,7 +37,7 @@ void shared_out(long count, long piece, int threads, const Part& part) {
 #define C_FUNCTION extern "C" __attribute__((visibility("default")))
 
 // Changes whenever a function below or the packed layout does.
-C_FUNCTION int groundup_version() { return 2; }
+C_FUNCTION int groundup_version() { return 3; }
 
 // The path's name, the best last; null behind the last one.
 C_FUNCTION const char* groundup_path(int i) { return i < COUNT ? PATHS[i]->name : nullptr; }
@@ -50,6 +50,12 @@ C_FUNCTION void groundup_pack(int kind, const uint8_t* rows, const float* row_sc
                               long outputs, int threads) {
   shared_out((outputs + TILE - 1) / TILE, 8, threads,
              [&](long a, long b) { pack_tiles(kind, rows, row_scales, packed, inputs, outputs, a, b); });
+}
+
+// Rows of packed weights as numbers [count, inputs].
+C_FUNCTION void groundup_rows(int kind, const uint8_t* packed, const int64_t* ids, long count, float* numbers, long inputs,
+                              long outputs) {
+  unpack_rows(Weights(kind, packed, inputs, outputs), ids, count, numbers);
 }
 
 // y [count, outputs] = x [count, inputs] rounded, times the packed weights, plus bias (or null). 0, or 1: no memory.

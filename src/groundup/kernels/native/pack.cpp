@@ -51,3 +51,32 @@ void pack_tiles(int kind, const uint8_t* rows, const float* row_scales, uint8_t*
     }
   }
 }
+
+void unpack_rows(const Weights& w, const int64_t* ids, long count, float* numbers) {
+  const int zero = zero_shift(w.kind) < 0 ? 0 : 1 << zero_shift(w.kind);
+  for (long n = 0; n < count; n++) {
+    const long tile = ids[n] / TILE, output = ids[n] % TILE;
+    const uint8_t* codes = w.codes + tile * w.groups * code_bytes(w.kind);
+    const uint8_t* scales = w.scales + tile * (w.kind == INT8 ? 4 * TILE : w.groups * scale_bytes(w.kind));
+    for (long g = 0; g < w.groups; g++, codes += code_bytes(w.kind)) {
+      float scale, least = 0.0f;
+      if (w.kind == INT8) {
+        std::memcpy(&scale, scales + 4 * output, 4);
+      } else {
+        uint16_t d, m;
+        std::memcpy(&d, scales + g * scale_bytes(w.kind) + 2 * output, 2);
+        scale = number_of(d);
+        if (w.kind == Q4_1) {
+          std::memcpy(&m, scales + g * scale_bytes(w.kind) + 2 * TILE + 2 * output, 2);
+          least = number_of(m);
+        }
+      }
+      float* to = numbers + n * w.inputs + g * GROUP;
+      for (long i = 0; i < std::min(GROUP, w.inputs - g * GROUP); i++) {
+        const uint8_t byte = codes[place(output, four(w.kind) ? i % 16 : i)];
+        const int code = !four(w.kind) ? byte : i < 16 ? byte & 15 : byte >> 4;
+        to[i] = scale * float(code - zero) + least;
+      }
+    }
+  }
+}

@@ -71,4 +71,13 @@ inline float inverse_of(uint32_t largest_bits, float largest) {
   return largest_bits >= 0x7f800000u || largest < SMALLEST ? 0.0f : 127.0f / largest;
 }
 
+inline float number_of(uint16_t half) {
+  const uint32_t sign = uint32_t(half & 0x8000u) << 16, rest = half & 0x7fffu;
+  uint32_t bits = sign | ((rest << 13) + ((127 - 15) << 23));
+  if (rest >= 0x7c00u) bits = sign | 0x7f800000u | (rest & 0x3ffu) << 13;  // infinite, or no number
+  float f;
+  __builtin_memcpy(&f, &bits, 4);
+  return rest < 0x400u ? float(rest) * 0x1p-24f * (sign ? -1.0f : 1.0f) : f;  // subnormal
+}
+
 extern const Path portable, avx2, avxvnni, avx512, neon, dotprod;

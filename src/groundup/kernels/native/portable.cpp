@@ -22,21 +22,12 @@ struct V {
     return c;
   }
 
-  static float half(uint16_t h) {
-    const uint32_t sign = uint32_t(h & 0x8000u) << 16, rest = h & 0x7fffu;
-    uint32_t bits = sign | ((rest << 13) + ((127 - 15) << 23));
-    if (rest >= 0x7c00u) bits = sign | 0x7f800000u | (rest & 0x3ffu) << 13;  // infinite, or no number
-    float f;
-    std::memcpy(&f, &bits, 4);
-    if (rest < 0x400u) f = std::ldexp(float(rest), -24) * (sign ? -1.0f : 1.0f);  // subnormal
-    return f;
-  }
   static Real half(const uint8_t* from) {
     Real r;
     for (int i = 0; i < LANES; i++) {
       uint16_t h;
       std::memcpy(&h, from + 2 * i, 2);
-      r.at[i] = half(h);
+      r.at[i] = number_of(h);
     }
     return r;
   }
