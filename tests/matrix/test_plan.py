@@ -115,7 +115,7 @@ def test_packed_weights(folders, family, kind):
     network, _ = store(gu.load(folders(family)).network, parse(kind))
     made, names = packed(network)
     assert len(names) >= 8
-    same(made, off=2e-3)  # an activation on the edge between two codes falls to either side
+    same(made, off=1e-2)  # an activation on the edge between two codes falls to either side
     assert Lowered.of(network) is None  # codes that the library has no tiles of
 
 
