@@ -22,6 +22,7 @@ from groundup.core.machine import peak_memory, processor
 PROMPT = "The history of the printing press began when"
 LONG = "The sea is a large body of salt water. Many people live by it, and more of them travel over it. " * 22
 TOKENS = 128
+KINDS = ("q4_1", "q8_0", "q4_0")
 
 
 def file(kind: str) -> Path:
@@ -144,7 +145,7 @@ def rival(kind: str):
 
 
 if __name__ == "__main__":
-    for kind in ("q4_1", "q8_0", "q4_0"):
+    for kind in KINDS:
         compare(
             {f"llama.cpp {kind}": rival(kind), f"groundup {kind}": ours(kind)},
             rounds=5,

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from groundup.core.errors import GroundupError, UsageError
+from groundup.core.machine import threads
 from groundup.inference.beams import search
 from groundup.inference.reader import Reader
 from groundup.inference.runner import PREFILL, Runner
@@ -235,6 +236,7 @@ class Engine:
 
     # --- one token ----------------------------------------------------------------------------------------------------
 
+    @threads(1)  # a few rows: sharing them out costs more than it saves, and holds up the next step
     def _choose(self, rows: Sequence[Row], logits: Float[Tensor, "B V"]) -> list[int]:
         s = self.sampling
         if s.repetition_penalty not in (None, 1.0) or self.made:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from groundup.core.machine import threads
 from groundup.kernels.library import Call, Library, library
 from groundup.kernels.plan import FORMATS, LINE, Place, Plan, lay, run
 from groundup.nn.cache import Slots
@@ -58,9 +59,16 @@ class Lowered:
 
     def __call__(self, ids: Tensor, step: Step) -> Float[Tensor, "B V"]:
         """The scores of what follows each row's new token."""
+        count = torch.get_num_threads()
+        with threads(
+            1
+        ):  # after an operation on several, PyTorch's threads spin for a while, where the library's would run
+            return self._scores(ids, step, count)
+
+    def _scores(self, ids: Tensor, step: Step, count: int) -> Float[Tensor, "B V"]:
         cache = step.cache
         assert isinstance(cache, Slots)
-        self._make_room(len(step.rows), cache)
+        self._make_room(len(step.rows), cache, count)
         past, positions = torch.tensor(step.past), step.positions.long().contiguous()
         uses = self._uses(step)
         kept = [t for path in self.plan.paths for t in cache.kept[path]]
@@ -74,8 +82,10 @@ class Lowered:
             run(self.library, segment, call)
             if segment.hole is not None:
                 assert segment.given is not None and segment.made is not None
-                dtype = self.network.format or torch.float32
-                self._at(segment.made).copy_(segment.hole(self._at(segment.given).to(dtype), step))
+                given = self._at(segment.given).to(self.network.format or torch.float32)
+                with threads(count):
+                    made = segment.hole(given, step)
+                self._at(segment.made).copy_(made)
         return self._at(self.laid.last).clone()
 
     def _at(self, place: Place) -> Float[Tensor, "B D"]:
@@ -83,14 +93,14 @@ class Lowered:
         room, first = (self.own, place.at) if place.own else (self.shared, place.at)
         return room[first * self.rows :][: self.rows * place.width].view(self.rows, place.width)
 
-    def _make_room(self, rows: int, cache: Slots) -> None:
-        """Registers for so many rows, and tables of angles for all positions that the cache can hold."""
-        threads, call = torch.get_num_threads(), self.call
-        if (rows, threads) != (self.rows, self.threads):
-            self.rows, self.threads = rows, threads
+    def _make_room(self, rows: int, cache: Slots, count: int) -> None:
+        """Registers for so many rows and threads, and tables of angles for all positions that the cache can hold."""
+        call = self.call
+        if (rows, count) != (self.rows, self.threads):
+            self.rows, self.threads = rows, count
             each = self.laid.own * rows + LINE
-            self.shared, self.own = torch.zeros(self.laid.shared * rows), torch.zeros(each * threads)
-            call.rows, call.threads, call.own_each = rows, threads, each
+            self.shared, self.own = torch.zeros(self.laid.shared * rows), torch.zeros(each * count)
+            call.rows, call.threads, call.own_each = rows, count, each
             call.shared, call.own = self.shared.data_ptr(), self.own.data_ptr()
         if cache.capacity > self.positions:
             self.positions = -(-cache.capacity // WINDOW) * WINDOW
