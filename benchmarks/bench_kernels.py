@@ -92,18 +92,22 @@ def rival(kind: str):
         import llama_cpp as cpp
         import numpy as np
 
-        cpp.llama_log_set(cpp.llama_log_callback(lambda *_: None), ctypes.c_void_p(0))
+        silent = cpp.llama_log_callback(lambda *_: None)  # kept alive: it is called as long as the program runs
+        cpp.llama_log_set(silent, ctypes.c_void_p(0))
         cpp.llama_backend_init()
         path = file(kind)
         begin = time.perf_counter()
         model = cpp.llama_model_load_from_file(str(path).encode(), cpp.llama_model_default_params())
-        settings = cpp.llama_context_default_params()
-        settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = 8 * 256, 512, 512, 8
-        settings.n_threads = settings.n_threads_batch = 2
-        context = cpp.llama_init_from_model(model, settings)
         vocab = cpp.llama_model_get_vocab(model)
         size = cpp.llama_vocab_n_tokens(vocab)
-        memory = cpp.llama_get_memory(context)
+
+        def opened(tokens: int, rows: int):
+            settings = cpp.llama_context_default_params()
+            settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = rows * tokens, 512, 512, rows
+            settings.n_threads = settings.n_threads_batch = 2
+            return cpp.llama_init_from_model(model, settings)
+
+        single, many, reading = opened(256, 1), opened(256, 8), opened(640, 1)
 
         def encode(text: str) -> list[int]:
             room = (cpp.llama_token * 1024)()
@@ -111,7 +115,7 @@ def rival(kind: str):
 
         batch = cpp.llama_batch_init(512, 0, 1)
 
-        def call(rows: list[list[int]], at: int) -> list[int]:
+        def call(context, rows: list[list[int]], at: int) -> list[int]:
             """The likeliest next token of each row."""
             batch.n_tokens = 0
             for row, ids in enumerate(rows):
@@ -127,17 +131,18 @@ def rival(kind: str):
             ]
 
         def answer(count: int, n: int) -> None:
-            cpp.llama_memory_clear(memory, False)
+            context = single if count == 1 else many
+            cpp.llama_memory_clear(cpp.llama_get_memory(context), False)
             ids = encode(PROMPT)
             rows = [ids] * count
             for i in range(n):
-                rows = [[token] for token in call(rows, len(ids) + i - 1 if i else 0)]
+                rows = [[token] for token in call(context, rows, len(ids) + i - 1 if i else 0)]
 
         long = encode(LONG)[:512]
 
         def read() -> None:
-            cpp.llama_memory_clear(memory, False)
-            call([long], 0)
+            cpp.llama_memory_clear(cpp.llama_get_memory(reading), False)
+            call(reading, [long], 0)
 
         return figures(lambda n: answer(1, n), lambda n: answer(8, n), read, begin) | {"of which imports, MB": 0.0}
 

@@ -256,7 +256,7 @@ def save(model: Model, out: str | Path, *, format: str = "hf", with_base: bool =
             fingerprint = model.origin.fingerprint  # what a folder of codes goes by
             if not shrink.stored(model.network):
                 fingerprint = open_safetensors(folder / "base").fingerprint()
-            origin = replace(model.origin, name=str(path), path=path, fingerprint=fingerprint)
+            origin = replace(model.origin, name=str(path), path=path, identity=fingerprint)
             named = replace(model, origin=origin, costs=())  # its weights stand there as they are stored
         write_adapter(named, folder)
     return out

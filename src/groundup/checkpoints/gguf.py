@@ -53,9 +53,11 @@ class GGUF:
         return torch.from_numpy(raw).view(entry.kind.dtype).view(entry.shape)
 
     def blocks(self, name: str) -> Tensor:
-        """The bytes of a matrix that is kept in blocks, a private view of the file: uint8 [out, bytes of a row]."""
+        """The bytes of a matrix that is kept in blocks: uint8 [out, bytes of a row], memory of their own."""
         entry = self._entry(name)
-        return torch.from_numpy(np.frombuffer(self._data, np.uint8, entry.size, entry.start)).view(entry.shape[0], -1)
+        return torch.from_numpy(np.fromfile(self.path, np.uint8, entry.size, offset=entry.start)).view(
+            entry.shape[0], -1
+        )
 
     def fingerprint(self) -> str:
         """The identity of the tensors, as of every source; the metadata does not count."""

@@ -6,8 +6,9 @@ name ── resolve ── path ── source (lazy) ── config ── build 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -25,14 +26,16 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import read_json
 from groundup.core.rules import Entry, Plan, Rules
 from groundup.inputs.tokenizer import Tokenizer
+from groundup.kernels.library import library
 from groundup.kernels.packing import LAYOUTS
 from groundup.nn.heads import end_in_labels
 from groundup.nn.linear import Embedding, Holder, Linear
 from groundup.nn.stack import Decoder, EncoderDecoder, Stack
 from groundup.nn.storage import Dense
 from groundup.nn.surgery import missing, numbers, tensors
-from groundup.quantization.blocks import BlockKind, Blocks
+from groundup.quantization.blocks import BlockKind
 from groundup.quantization.kinds import KINDS
+from groundup.quantization.packed import Packed
 from groundup.quantization.shrink import holders
 
 GGUF_FAMILIES = {"llama": "llama"}
@@ -41,13 +44,20 @@ BLOCKS: dict[str, type[BlockKind]] = {name: kind for name, kind in KINDS.items()
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model came from: the name that was asked for, the files, and the hash of what they hold."""
+    """Where a model came from: the name that was asked for, the files, and the hash of what they hold.
+
+    identity  that hash, or what computes it when it is first asked for
+    """
 
     name: str
     path: Path
-    fingerprint: str
+    identity: str | Callable[[], str]
     format: str
     family: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.identity if isinstance(self.identity, str) else self.identity()
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ def _gguf(name: str, path: Path, dtype: torch.dtype | None, keep: bool) -> Loade
         family, config, family.gguf(config), source, dtype, path.name, _blocks(source) if keep else {}
     )
     config = _as_built(config, network, family.gguf(config))
-    origin = Origin(name, path, source.fingerprint(), "gguf", config.model_type)
+    origin = Origin(name, path, source.fingerprint, "gguf", config.model_type)
     return Loaded(network, family, config, Tokenizer.from_gguf(metadata), {}, origin, notes)
 
 
@@ -140,8 +150,8 @@ def _folder(name: str, path: Path, dtype: torch.dtype | None) -> Loaded:
         network, notes = _stored(family, config, small, source, dtype, path.name)
     generation = read_json(path / "generation_config.json") if (path / "generation_config.json").exists() else {}
     base = small.get("base") if small else None
-    fingerprint = base["fingerprint"] if isinstance(base, dict) and "fingerprint" in base else source.fingerprint()
-    origin = Origin(name, path, str(fingerprint), "safetensors", kind)
+    known = str(base["fingerprint"]) if isinstance(base, dict) and "fingerprint" in base else None
+    origin = Origin(name, path, source.fingerprint if known is None else known, "safetensors", kind)
     return Loaded(network, family, config, _tokenizer(path, generation, public), generation, origin, notes)
 
 
@@ -179,7 +189,9 @@ def kinds(name: str | Path, revision: str | None = None) -> set[str]:
 
 
 def _blocks(source: GGUF) -> dict[str, BlockKind]:
-    """The matrices of a file whose blocks the compiled library multiplies as they are."""
+    """The matrices of a file whose blocks the compiled library multiplies as they are; none where it is not here."""
+    if library() is None:
+        return {}
     held = {name: str(source.dtype(name)).lower() for name in source.names if len(source.shape(name)) == 2}
     return {name: BLOCKS[kind]() for name, kind in held.items() if kind in BLOCKS and kind in LAYOUTS}
 
@@ -205,7 +217,7 @@ def assemble(
         )
     notes = [f"{len(plan.ignored)} tensors ignored: {_some(plan.ignored)}"] if plan.ignored else []
     filled: set[str] = set()
-    found = holders(network)
+    found, native = holders(network), library()
     for entry in plan.entries:
         kind = _kind_of(entry, kept)
         read = source.blocks if kind is not None and isinstance(source, GGUF) else source.read
@@ -215,11 +227,11 @@ def assemble(
         except UsageError as e:
             raise GroundupError(f"{file} does not fit its config: {e}") from None
         for target, tensor in zip(entry.targets, made, strict=True):
-            if kind is not None:
-                width = source.shape(entry.sources[0])[1]
-                notes += _put_blocks(
-                    found, target, kind.read({"packed": tensor.contiguous()}, (len(tensor), width)), file
-                )
+            if kind is not None and native is not None:
+                blocks = kind.read({"packed": tensor}, (len(tensor), source.shape(entry.sources[0])[1]))
+                notes += _put_packed(
+                    found, target, Packed(blocks, native), file
+                )  # at once: no more than one in two forms
             else:
                 notes += _put(network, target, tensor if dtype is None else tensor.to(dtype), entry.sources[0], file)
             filled.add(target)
@@ -317,15 +329,17 @@ def _put(network: nn.Module, target: str, tensor: Tensor, source: str, file: str
     return []
 
 
-def _put_blocks(found: Mapping[str, Holder], target: str, storage: Blocks, file: str) -> list[str]:
-    """A matrix in blocks, wherever the one without numbers stands (a tied head has the same)."""
+def _put_packed(found: Mapping[str, Holder], target: str, storage: Packed, file: str) -> list[str]:
+    """A packed matrix, wherever the one without numbers stands (a tied head has the same)."""
     path = target.removesuffix(".weight")
     if path not in found:
         raise GroundupError(f"{file}: there is a {target}, which the config's model has no matrix for")
     empty = found[path].weight
     if storage.shape != empty.shape:
         raise GroundupError(f"{file}: {target} has the shape {storage.shape}; the config wants {empty.shape}")
-    untied = isinstance(empty, Blocks)  # filled already by its twin
+    untied = isinstance(empty, Packed)  # filled already by its twin
+    if isinstance(empty, Packed) and torch.equal(empty.tiles, storage.tiles):
+        return []
     for holder in [found[path]] if untied else [h for h in found.values() if h.weight is empty]:
         holder.weight = storage
     return [f"{target} has blocks of its own: untied"] if untied else []

@@ -116,10 +116,10 @@ class Engine:
         self.batch = min(batch, max(1, len(self.waiting)))
         where = next(network.parameters()).device if device is None else torch.device(device)
         longest = 1 if two_halves else max((len(p) for p in prompts), default=1)
-        rows = sampling.beams if sampling.beams > 1 else self.batch + 1
-        self.runner = Runner(network, rows, front + longest + sampling.max_tokens, where, decoder_start)
         alike = len(set(self.adapters)) == 1 and not two_halves and sampling.beams == 1
         self.shared = shared_beginning(self.prompts) if alike else 0
+        rows = sampling.beams if sampling.beams > 1 else self.batch + bool(self.shared)  # its own row reads it
+        self.runner = Runner(network, rows, front + longest + sampling.max_tokens, where, decoder_start)
         self.prepared = False
 
     @property

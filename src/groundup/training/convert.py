@@ -49,7 +49,7 @@ def convert(
     network = grouped(model.network, kv_heads, pool=pool, seed=seed)
     text = f"{model.origin.fingerprint} {kv_heads} {pool} {seed}"
     name = f"{model.origin.name} with {kv_heads} key heads"
-    origin = replace(model.origin, name=name, path=Path(), fingerprint=hashlib.sha256(text.encode()).hexdigest())
+    origin = replace(model.origin, name=name, path=Path(), identity=hashlib.sha256(text.encode()).hexdigest())
     made = replace(model, network=network, config=model.config.model_copy(update={KEY: kv_heads}), origin=origin)
     before, after = (size(kept_per_token(each.network)) for each in (model, made))
     lost = cost(model, made, on_progress=on_progress)
