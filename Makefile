@@ -7,6 +7,7 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+WORKERS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,11 +23,11 @@ demo: install
 
 test: lint
 	@echo "==> tests"
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q $(WORKERS)
 
 test-all: lint
 	@echo "==> tests, the slow ones too"
-	@$(BIN)/python -m pytest -q -m ""
+	@$(BIN)/python -m pytest -q -m "" $(WORKERS)
 
 lint: $(VENV)/.installed-dev
 	@echo "==> style, types, import contract"

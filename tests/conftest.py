@@ -1,17 +1,22 @@
-"""Shapes and types are checked in every call while the tests run: the hook must be in place before groundup is."""
+"""Shapes and types are checked in every call while the tests run: the hook must be in place before groundup is.
+
+Two programs whose threads both want the same cores crawl, so beside other workers each test (and what it starts) has one.
+"""
+
+import os
 
 import jaxtyping
 
 jaxtyping.install_import_hook("groundup", "checked.checked")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
-import os  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # two busy threads on one core crawl
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ from groundup.nn.step import STACK
 from groundup.peft.lora import LoRA
 from groundup.quantization import shrink
 from groundup.quantization.kinds import line, parse
-from groundup.quantization.packed import packed
+from groundup.quantization.packed import in_eight_bits
 from groundup.quantization.stored import Kind
 from groundup.training.compare import compare
 from groundup.training.convert import convert
@@ -92,7 +92,7 @@ def load(
 
     adapter  a run's folder, or one in PEFT's layout, to put on the model and use; several are used one over the other
     dtype    float32, bfloat16, int8, or auto (what is fastest here for answering). int8 leaves weights that the file has in
-             eight or four bits as they are, and rounds what meets them to eight bits as it comes
+             eight or four bits as they are, rounds others to eight, and activations as they come
 
     Raises UsageError for what is not supported, GroundupError for broken files, and both with what to do.
     """
@@ -103,18 +103,23 @@ def load(
         given, model, steps = [path, *given], base["path"], base.get("storage", [])
     notes = []
     if dtype == "auto":
-        dtype, why = _fastest(model, revision, device)
+        kinds = {each["to"].partition(":")[0] for each in steps} or _load.kinds(model, revision)
+        dtype, why = _fastest(kinds, device)
         notes.append(why)
     if dtype not in (*machine.FORMATS, "int8"):
         raise UsageError(f"dtype {dtype!r}: there are {', '.join(machine.FORMATS)}, int8 and auto")
     small = dtype == "int8"
     if small:
-        _refuse_int8(model, revision, device)
-    found = _load.load(model, revision=revision, dtype=torch.float32 if small else machine.FORMATS[dtype], keep=small)
-    network = packed(found.network)[0] if small else found.network
+        _refuse_int8(device)
+    kept = small and not steps  # what is to be stored otherwise begins as plain numbers
+    found = _load.load(model, revision=revision, dtype=torch.float32 if small else machine.FORMATS[dtype], keep=kept)
+    network = found.network
     for each in steps:  # the base as the run had it
         network, _ = shrink.store(network, parse(each["to"]), each["targets"])
         notes.append(f"the base's weights are stored as {each['to']}, as in training")
+    if small:
+        network, rounded = in_eight_bits(network)
+        notes += [f"{len(rounded)} matrices are rounded to q8_0 (8.5 bits a number)"] if rounded else []
     try:
         network = network.to(device)
     except (RuntimeError, AssertionError) as e:
@@ -134,19 +139,16 @@ def load(
     return loaded.using(STACK.join(loaded.methods)) if len(given) > 1 else loaded
 
 
-def _fastest(model: str | Path, revision: str | None, device: str) -> tuple[str, str]:
-    """The number format for answering, and why."""
-    kinds = _load.kinds(model, revision) & set(LAYOUTS)
+def _fastest(kinds: set[str], device: str) -> tuple[str, str]:
+    """The number format for answering with weights of these kinds, and why."""
+    kinds = kinds & set(LAYOUTS)
     if kinds and device == "cpu" and library() is not None:
         return "int8", f"int8: the weights stay in the file's own {', '.join(sorted(kinds))}"
     return machine.choose("answer")
 
 
-def _refuse_int8(model: str | Path, revision: str | None, device: str) -> None:
-    """UsageError where nothing would be computed in eight bits."""
-    if not _load.kinds(model, revision) & set(LAYOUTS):
-        kinds = ", ".join(LAYOUTS)
-        raise UsageError(f"int8: {model} has no weights in {kinds}: groundup quantize it, or load it in float32")
+def _refuse_int8(device: str) -> None:
+    """UsageError where nothing can be computed in eight bits."""
     if device != "cpu":
         raise UsageError(f"int8 is computed on the processor, not on {device}: load in float32 or bfloat16")
     if library() is None:

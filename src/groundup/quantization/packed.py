@@ -19,10 +19,12 @@ from groundup.kernels import packing
 from groundup.kernels.library import Library, library
 from groundup.kernels.packing import LAYOUTS, Layout, Parts
 from groundup.kernels.plan import Plan, Register
+from groundup.nn.linear import Linear
+from groundup.nn.storage import Dense
 from groundup.nn.surgery import shared
-from groundup.quantization.blocks import Blocks
+from groundup.quantization.blocks import Q8_0, Blocks
 from groundup.quantization.integers import Int8, Whole
-from groundup.quantization.shrink import holders
+from groundup.quantization.shrink import holders, store
 from groundup.quantization.stored import Stored
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -85,6 +87,19 @@ def packable(storage: object) -> bool:
     if isinstance(storage, Blocks):
         return storage.kind.name in LAYOUTS
     return isinstance(storage, Whole) and isinstance(storage.kind, Int8) and not storage.kind.affine
+
+
+def in_eight_bits(network: Network) -> tuple[Network, list[str]]:
+    """A copy for the library: linears that are plain are rounded to q8_0, all that it has a layout for stands in tiles.
+
+    Gives the names of what was rounded (a table of vectors that a head is tied to goes along).
+    """
+    found = holders(network)
+    plain = [name for name, part in found.items() if isinstance(part, Linear) and isinstance(part.weight, Dense)]
+    rounded: list[str] = []
+    if plain:
+        network, rounded = store(network, Q8_0(), " ".join(plain))
+    return packed(network)[0], rounded
 
 
 def packed(network: Network) -> tuple[Network, list[str]]:
