@@ -52,8 +52,8 @@ def by_llama(kind: str, prompts: list[list[int]]) -> list[list[int]]:
         cpp.llama_memory_clear(cpp.llama_get_memory(context), False)
         given, said = list(ids), []
         while len(said) < TOKENS:
-            batch = cpp.llama_batch_get_one((cpp.llama_token * len(given))(*given), len(given))
-            assert cpp.llama_decode(context, batch) == 0
+            held = (cpp.llama_token * len(given))(*given)  # the batch points into it
+            assert cpp.llama_decode(context, cpp.llama_batch_get_one(held, len(given))) == 0
             given = [int(np.ctypeslib.as_array(cpp.llama_get_logits_ith(context, -1), (size,)).argmax())]
             said += given
         found.append(said)
