@@ -37,6 +37,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,
          "intermediate_size": 37, "max_position_embeddings": 64, "sliding_window": 4},
     ),
+    "mixtral": (
+        "MixtralForCausalLM",
+        {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,
+         "intermediate_size": 37, "max_position_embeddings": 64, "num_local_experts": 3, "num_experts_per_tok": 2},
+    ),
     "qwen2": (
         "Qwen2ForCausalLM",
         {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,
@@ -71,12 +76,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "T5ForConditionalGeneration",
         {"d_model": 35, "d_kv": 6, "d_ff": 41, "num_layers": 2, "num_heads": 5, "decoder_start_token_id": 0},
     ),
+    "switch_transformers": (
+        "SwitchTransformersForConditionalGeneration",
+        {"d_model": 35, "d_kv": 6, "d_ff": 41, "num_layers": 2, "num_heads": 5, "decoder_start_token_id": 0, "num_experts": 2,
+         "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
+    ),
     "transformer": (  # no reference has it: ours writes its own file
         "", {"d_model": 35, "num_heads": 5, "d_ff": 41, "encoder_layers": 2, "decoder_layers": 2, "vocab_size": 97},
     ),
 }  # fmt: skip
 ENCODERS = {"bert", "distilbert", "roberta"}
-TWO_HALVES = {"t5", "transformer"}
+TWO_HALVES = {"switch_transformers", "t5", "transformer"}
 LENGTHS = (5, 11, 1, 7)
 
 

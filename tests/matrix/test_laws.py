@@ -40,7 +40,17 @@ ADAPTERS = sorted(set(CASES) - {"freeze", "full"})
 def tuned(folders, family: str, case: str, name: str = "mine"):
     """The model with this method on it, or a skip where the method has said why it has no place here."""
     base = gu.load(folders(family))
-    if case == "bitfit" and family in ("gemma", "gemma2", "llama", "mistral", "mpt", "qwen3", "t5"):
+    if case == "bitfit" and family in (
+        "gemma",
+        "gemma2",
+        "llama",
+        "mistral",
+        "mixtral",
+        "mpt",
+        "qwen3",
+        "switch_transformers",
+        "t5",
+    ):
         with pytest.raises(UsageError, match="biases"):
             gu.adapt(base, CASES[case])
         pytest.skip("no biases in this family: refused")

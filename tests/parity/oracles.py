@@ -46,7 +46,7 @@ class Case:
 
     @property
     def two_halves(self) -> bool:
-        return self.family == "t5"
+        return self.family in ("t5", "switch_transformers")
 
 
 def gpt2(name: str, width: int, layers: int, heads: int, **more: Any) -> Case:
@@ -83,8 +83,8 @@ def llama_like(
     return Case(f"{family}-{name}", family, f"{family.capitalize()}ForCausalLM", IDS | sizes | more)
 
 
-llama, mistral, qwen2, qwen3, gemma, gemma2 = (
-    partial(llama_like, family) for family in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+llama, mistral, mixtral, qwen2, qwen3, gemma, gemma2 = (
+    partial(llama_like, family) for family in ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2")
 )
 
 
@@ -111,6 +111,13 @@ def t5(
     sizes = {"d_model": width, "num_layers": layers, "num_heads": heads, "d_kv": head, "d_ff": inner}
     buckets = {"relative_attention_num_buckets": 10, "relative_attention_max_distance": 13}
     return Case(f"t5-{name}", "t5", "T5ForConditionalGeneration", IDS | buckets | sizes | more, untied)
+
+
+def switch(name: str, width: int, layers: int, heads: int, head: int, inner: int, **more: Any) -> Case:
+    sizes = {"d_model": width, "num_layers": layers, "num_heads": heads, "d_kv": head, "d_ff": inner}
+    buckets = {"relative_attention_num_buckets": 10, "relative_attention_max_distance": 13}
+    reference = "SwitchTransformersForConditionalGeneration"
+    return Case(f"switch-{name}", "switch_transformers", reference, IDS | buckets | sizes | more)
 
 
 # Token ids are named so that the reference does not warn of its defaults, which lie outside so small a vocabulary.
@@ -153,6 +160,11 @@ CASES = [
     llama("linear", 20, 2, 2, 2, 31, hidden_act="gelu", rope_parameters=LINEAR),
     mistral("window", 42, 3, 6, 2, 37, sliding_window=4, head_dim=10),
     mistral("window-1", 30, 2, 5, 5, 47, sliding_window=1, rms_norm_eps=2e-3),
+    mixtral("plain", 36, 3, 6, 2, 37, num_local_experts=5, num_experts_per_tok=2),
+    mixtral(
+        "one", 30, 2, 5, 5, 31, num_local_experts=3, num_experts_per_tok=1, sliding_window=3, tie_word_embeddings=True
+    ),
+    mixtral("every", 30, 1, 3, 1, 31, num_local_experts=3, num_experts_per_tok=3),
     mistral("whole", 36, 2, 3, 1, 31, sliding_window=None, tie_word_embeddings=True),
     qwen2("plain", 42, 2, 3, 1, 37),
     qwen2("upper-window", 30, 3, 5, 5, 47, **UPPER),
@@ -176,6 +188,20 @@ CASES = [
     gpt1("plain", 35, 3, 5),
     gpt1("relu", 33, 2, 3, afn="relu", layer_norm_epsilon=2e-3),
     gpt1("silu-untied", 21, 2, 7, afn="silu", tie_word_embeddings=False),
+    switch("plain", 35, 3, 5, 6, 41, num_experts=4, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1),
+    switch(
+        "all-sparse",
+        21,
+        2,
+        7,
+        9,
+        29,
+        num_experts=3,
+        num_sparse_encoder_layers=2,
+        num_sparse_decoder_layers=1,
+        router_bias=True,
+    ),
+    switch("dense", 21, 2, 3, 5, 29, num_experts=3, num_sparse_encoder_layers=0, num_sparse_decoder_layers=2),
     t5("first", 35, 3, 5, 6, 41),
     t5("gated-untied", 33, 2, 3, 7, 29, untied=True, num_decoder_layers=3, **V11),
     t5("silu", 21, 2, 7, 9, 51, num_decoder_layers=1, feed_forward_proj="gated-silu", layer_norm_epsilon=2e-3, **FAR),
@@ -200,6 +226,8 @@ def write_reference(case: Case, folder: Path) -> nn.Module:
     """The oracle, and its files as it writes them."""
     config = transformers.AutoConfig.for_model(case.family, **case.config)
     model = getattr(transformers, case.reference)(config).eval()
+    if case.family == "mixtral":
+        model.set_experts_implementation("eager")  # the fast one wants widths that are whole lines of 16 bytes
     if case.untied:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.clone())
     redraw(model, score_scale=case.config["d_kv"] ** -0.5 if case.two_halves else 1.0)

@@ -59,6 +59,7 @@ class FamilyConfig(BaseModel):
 
     IGNORED        keys that change nothing, with the values they may have (`ANY`, or a tuple)
     SPELLINGS      old or other names of a key -> the field
+    MAY_BE_ZERO    sizes that may be 0
     ARCHITECTURES  what transformers calls the networks that `build` makes, the exported one first
     """
 
@@ -66,6 +67,7 @@ class FamilyConfig(BaseModel):
 
     IGNORED: ClassVar[Mapping[str, Any]] = {}
     SPELLINGS: ClassVar[Mapping[str, str]] = {}
+    MAY_BE_ZERO: ClassVar[tuple[str, ...]] = ()
     ARCHITECTURES: ClassVar[tuple[str, ...]] = ()
 
     _extra: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -107,7 +109,7 @@ class FamilyConfig(BaseModel):
     @model_validator(mode="after")
     def _numbers_are_sizes(self: C) -> C:
         for name, value in self:
-            least = 0 if name.endswith("_id") else 1
+            least = 0 if name.endswith("_id") or name in self.MAY_BE_ZERO else 1
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
                 raise ValueError(f"{name} = {value} should be at least {least}")
             if isinstance(value, float) and not math.isfinite(value):

@@ -4,8 +4,8 @@ from importlib import import_module
 from types import ModuleType
 
 FAMILIES = (
-    "bert", "bloom", "distilbert", "gemma", "gemma2", "gpt2", "gpt_neox", "hyena", "llama", "mistral", "mpt", "openai-gpt", "qwen2",
-    "qwen3", "retnet", "roberta", "t5", "transformer",
+    "bert", "bloom", "distilbert", "gemma", "gemma2", "gpt2", "gpt_neox", "hyena", "llama", "mistral", "mixtral", "mpt", "openai-gpt", "qwen2",
+    "qwen3", "retnet", "roberta", "switch_transformers", "t5", "transformer",
 )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+from torch import nn
+
 from groundup.core.config import ANY, FamilyConfig
 from groundup.core.errors import UsageError
 from groundup.core.labels import SCORES, Level, lines
@@ -121,6 +123,7 @@ def decoder(
     c: LlamaLike,
     *,
     attention: Callable[[int], Mapping[str, Any]] = lambda layer: {},
+    mlp: Callable[[int], nn.Module] | None = None,
     mlp_bias: bool = False,
     centred: bool = False,
     embed_scale: float = 1.0,
@@ -130,6 +133,7 @@ def decoder(
     """The network of this config, with no numbers in it yet.
 
     attention    what a layer's attention has beside the sizes (biases, norms, a window)
+    mlp          a layer's MLP, where it is not a gated one
     mlp_bias     whether the linears of the MLP have biases
     centred      whether gains are 1 + weight
     embed_scale  of the tokens' vectors
@@ -153,8 +157,8 @@ def decoder(
             rotary=turning,
             **{"bias": False, **attention(layer)},
         )
-        mlp = GatedMLP(c.hidden_size, c.intermediate_size, act=c.hidden_act, bias=mlp_bias)
-        halves = ("attn", attn), ("mlp", mlp)
+        usual = partial(GatedMLP, c.hidden_size, c.intermediate_size, act=c.hidden_act, bias=mlp_bias)
+        halves = ("attn", attn), ("mlp", usual() if mlp is None else mlp(layer))
         return Block(*(Branch(n, p, before=norm(), on_output=norm() if norms_on_output else None) for n, p in halves))
 
     tokens = Embedding(c.vocab_size, c.hidden_size)

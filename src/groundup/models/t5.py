@@ -9,7 +9,10 @@ Scores are not scaled, no linear has a bias, and each stack's blocks share one t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
+
+from torch import nn
 
 from groundup.core.config import ANY, FamilyConfig
 from groundup.core.errors import UsageError
@@ -93,8 +96,14 @@ def _activation(feed_forward_proj: str) -> str:
     return "gelu_new" if feed_forward_proj == "gated-gelu" else feed_forward_proj.removeprefix("gated-")
 
 
-def build(c: Config) -> EncoderDecoder:
-    """The network of this config, with no numbers in it yet."""
+def dense_mlp(c: Config) -> nn.Module:
+    """An MLP of this config, without biases."""
+    kind = GatedMLP if _gated(c.feed_forward_proj) else MLP
+    return kind(c.d_model, c.d_ff, act=_activation(c.feed_forward_proj), bias=False)
+
+
+def build(c: Config, mlp_of: Callable[[str, int], nn.Module] | None = None) -> EncoderDecoder:
+    """The network of this config, with no numbers in it yet. mlp_of: a layer's MLP in `encoder` or `decoder`."""
 
     def norm() -> RMSNorm:
         return RMSNorm(c.d_model, eps=c.layer_norm_epsilon)
@@ -106,18 +115,17 @@ def build(c: Config) -> EncoderDecoder:
     def attention(**how: Any) -> Attention:
         return Attention(c.d_model, heads=c.num_heads, head_dim=c.d_kv, scale=1.0, bias=False, **how)
 
-    def mlp() -> Branch:
-        kind = GatedMLP if _gated(c.feed_forward_proj) else MLP
-        return Branch("mlp", kind(c.d_model, c.d_ff, act=_activation(c.feed_forward_proj), bias=False), before=norm())
+    def mlp(half: str, layer: int) -> Branch:
+        return Branch("mlp", dense_mlp(c) if mlp_of is None else mlp_of(half, layer), before=norm())
 
-    def encoder_block() -> Block:
-        return Block(Branch("attn", attention(score_bias=both_ways), before=norm()), mlp())
+    def encoder_block(layer: int) -> Block:
+        return Block(Branch("attn", attention(score_bias=both_ways), before=norm()), mlp("encoder", layer))
 
-    def decoder_block() -> Block:
+    def decoder_block(layer: int) -> Block:
         return Block(
             Branch("attn", attention(score_bias=backwards, causal=True), before=norm()),
             Branch("cross", attention(memory_width=c.d_model), before=norm()),
-            mlp(),
+            mlp("decoder", layer),
         )
 
     both_ways, backwards = bias(both_ways=True), bias(both_ways=False)
@@ -127,8 +135,8 @@ def build(c: Config) -> EncoderDecoder:
     if c.tie_word_embeddings:
         tie(head, tokens)
     return EncoderDecoder(
-        Stack(Embed(tokens), [encoder_block() for _ in range(c.num_layers)], norm=norm(), bias=both_ways),
-        Stack(Embed(same), [decoder_block() for _ in range(c.decoder_layers)], norm=norm(), bias=backwards),
+        Stack(Embed(tokens), [encoder_block(i) for i in range(c.num_layers)], norm=norm(), bias=both_ways),
+        Stack(Embed(same), [decoder_block(i) for i in range(c.decoder_layers)], norm=norm(), bias=backwards),
         head=head,
         head_scale=c.d_model**-0.5 if c.scales_output else 1.0,
     )

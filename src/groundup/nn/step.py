@@ -217,6 +217,7 @@ class Taps:
 
     weights  by the attention's path: how much each query takes of each key [B, H, L, S]; None: not asked for
     states   by path: hidden states [T, D], `embed`, `blocks.0` ... and `norm`; None: not asked for
+    routes   by the mixture's path: what its router scored for each expert [T, E]; None: not asked for
 
     Keys that stand apart (LLaMA-Adapter) and rows that others share have maps of their own, `<path>:apart.0` and
     `<path>:shared`. With `weights`, attention goes through the plain `attend`.
@@ -224,6 +225,7 @@ class Taps:
 
     weights: dict[str, Float[Tensor, "B H L S"]] | None = None
     states: dict[str, Float[Tensor, "T D"]] | None = None
+    routes: dict[str, Float[Tensor, "T E"]] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from groundup.core.errors import UsageError
 from groundup.nn.linear import Embedding, Linear
 from groundup.nn.stack import Stack
 from groundup.nn.storage import Dense, Storage
+
+EXPERT = re.compile(r"\.experts\.\d+\.")
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -96,13 +99,15 @@ def replace(network: nn.Module, name: str, part: nn.Module) -> None:
 def match(names: Iterator[str] | list[str], targets: str) -> list[str]:
     """The names that end in one of the words of `targets` (`attn.q mlp.down`, or `all`: linears of blocks).
 
+    An expert's linear goes by the name that it would have in a plain MLP as well: mlp.down is that of every expert.
+
     Raises UsageError for a word that matches nothing, with the words that would.
     """
     names = list(names)
     words = targets.replace(",", " ").split()
     chosen: set[str] = set()
     for word in words:
-        hits = {n for n in names if word == "all" or n == word or n.endswith("." + word)}
+        hits = {n for n in names if word == "all" or any(f".{m}".endswith(f".{word}") for m in (n, EXPERT.sub(".", n)))}
         if word == "all":
             hits = {n for n in hits if "blocks" in n.split(".")}
         if not hits:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from groundup.data.encode import EncodedRows, encode_all
 from groundup.inference.score import lay_trained, nll_each
 from groundup.inputs.tokenizer import Encoded
+from groundup.nn.experts import evened, watched
 from groundup.nn.stack import Decoder
 from groundup.nn.step import Step
 from groundup.peft.mixture import mixture
@@ -77,8 +78,9 @@ def causal_loss(
         return _mixed_loss(network, rows, *mixed, device=device, smoothing=smoothing)
     call = lay_trained(network, rows, adapter=adapter, device=device)
     assert network.head is not None
-    x = network.run(call.ids, call.step).index_select(0, call.at)
-    return scored(network.head, x, call.wanted, call.step.take(call.at), smoothing), len(call.wanted)
+    step, count = watched(network, call.step), len(call.wanted)
+    x = network.run(call.ids, step).index_select(0, call.at)
+    return scored(network.head, x, call.wanted, step.take(call.at), smoothing) + count * evened(network, step), count
 
 
 def _mixed_loss(

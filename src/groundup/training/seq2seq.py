@@ -21,6 +21,7 @@ from groundup.data.kinds import Row
 from groundup.data.rows import Dataset
 from groundup.inputs.tokenizer import Encoded, Tokenizer
 from groundup.nn.cache import Fresh
+from groundup.nn.experts import evened, watched
 from groundup.nn.stack import EncoderDecoder
 from groundup.peft.front import lay
 from groundup.training.objective import Objective, scored
@@ -77,11 +78,16 @@ def seq2seq_loss(
 ) -> tuple[Float[Tensor, ""], int]:
     """The summed negative log-probability (in nats) of the completions of these rows, and of how many tokens."""
     ids, step, _ = lay(network, [r.prompt for r in rows], Fresh(), adapters=adapter, half="encoder", device=device)
-    memory = network.encode(ids, step)
+    encoding = watched(network, step)
+    memory = network.encode(ids, encoding)
     read = [[start, *r.completion[:-1]] for r in rows]
     ids, step, _ = lay(network, read, Fresh(), adapters=adapter, memory=memory, half="decoder", device=device)
+    step = watched(network, step)
     x = network.decoder.run(ids, step)  # nothing but keys stands before a decoder's row: every place is its own
     if network.head_scale != 1.0:
         x = x * network.head_scale
     wanted = torch.tensor([id for r in rows for id in r.completion], device=device)
-    return scored(network.head, x, wanted, step, smoothing if network.training else 0.0), len(wanted)
+    more = evened(network, encoding) + evened(network, step)
+    return scored(network.head, x, wanted, step, smoothing if network.training else 0.0) + len(wanted) * more, len(
+        wanted
+    )
