@@ -75,7 +75,7 @@ for length in trained:
         claims[f"trained at {length}: ALiBi within 5 % of {name} at {length}"] = alibi[at] <= 1.05 * other[at]
 plots.curves({name: list(zip(lengths, some, strict=True)) for name, some in found.items()}, given.out / "alibi.png",
              title="Perplexity of the held-out Bible by the length that is read", across="tokens a row", down="perplexity",
-             powers="xy")  # fmt: skip
+             powers="x")  # fmt: skip
 lines = [(name, *(f"{p:.1f}" for p in some)) for name, some in found.items()]
 tell(given.out, ("positions, trained at", *(f"{n:,}" for n in lengths)), lines,
      {"lengths": lengths, "perplexity": found, "claims": claims})  # fmt: skip
