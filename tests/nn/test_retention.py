@@ -1,4 +1,4 @@
-"""Retention's three forms are one sum; its state is all that decoding keeps; a RetNet trains from a recipe and decodes."""
+"""Retention's three forms are one sum; its state is all that decoding keeps; a RetNet trains and decodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retention: each head sums what it has read, and forgets a fixed share of it at every token (RetNet, arXiv 2307.08621).
+"""Retention: each head sums what it has read, and forgets a share of it at every token (RetNet, arXiv 2307.08621).
 
 One sum, three ways to take it (section 2.1); γ is a head's share that stays, S its state [Dk, Dv]:
 
@@ -75,7 +75,7 @@ def _chunk(
 
 
 class Retention(nn.Module):
-    """Multi-scale retention with a gate (section 2.2, equation 8): a core that stands in a block where attention stands.
+    """Multi-scale retention with a gate (section 2.2, eq. 8): a core that stands in a block where attention stands.
 
     heads      head h keeps γ = 1 - 2^(-5 - h) of its state at every token
     value_dim  width of a head's values (default: twice a head's width, so that o is [2 · width, width])
