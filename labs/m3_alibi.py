@@ -1,8 +1,8 @@
 """Reading 3.3 (ALiBi, arXiv 2108.12409): train short, test long.
 
 One tiny decoder of GPT-2's blocks reads the King James Bible in rows of 64 and of 128 tokens, three times: with learned
-positions, with waves, and with none but scores that fall with the distance (ALiBi). Then all read the same held-out stretches
-in rows of up to 1,024 tokens. A learned position that no row has had is still as it was drawn.
+positions, with waves, and with none but scores that fall with the distance (ALiBi). Then all read the same held-out
+stretches in rows of up to 1,024 tokens. A learned position that no row has had is still as it was drawn.
 """
 
 import math
@@ -74,8 +74,9 @@ for length in trained:
         claims[f"trained at {length}: {name} at least double at {lengths[-1]}"] = other[-1] >= 2 * other[at]
         claims[f"trained at {length}: ALiBi within 5 % of {name} at {length}"] = alibi[at] <= 1.05 * other[at]
 plots.curves({name: list(zip(lengths, some, strict=True)) for name, some in found.items()}, given.out / "alibi.png",
-             title="Perplexity of the held-out Bible by the length that is read", across="tokens a row", down="perplexity",
-             powers="xy")  # fmt: skip
+             title="Perplexity of the held-out Bible by the length that is read", across="tokens a row",
+             down="perplexity",
+             powers="x")  # fmt: skip
 lines = [(name, *(f"{p:.1f}" for p in some)) for name, some in found.items()]
 tell(given.out, ("positions, trained at", *(f"{n:,}" for n in lengths)), lines,
      {"lengths": lengths, "perplexity": found, "claims": claims})  # fmt: skip

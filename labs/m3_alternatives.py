@@ -1,8 +1,8 @@
 """Readings 4.33, 4.34: a Transformer, a RetNet and a Hyena of one size read the King James Bible.
 
-Three tiny decoders of as many numbers (within 2 %) learn from the same rows; their loss on held-out stretches is compared
-over seeds, and what a token costs in decoding: its time, and what the cache holds of each row. Then one core of each kind
-runs forward and back on ever longer rows, to see from where on attention is the slowest.
+Three tiny decoders of as many numbers (within 2 %) learn from the same rows; their loss on held-out stretches is
+compared over seeds, and what a token costs in decoding: its time, and what the cache holds of each row. Then one core
+of each kind runs forward and back on ever longer rows, to see from where on attention is the slowest.
 """
 
 from statistics import mean

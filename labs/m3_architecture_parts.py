@@ -1,7 +1,7 @@
-"""What the labs on architectures share: tiny readers of the King James Bible, seconds, what a computation holds at once.
+"""What the labs on architectures share: tiny readers of the Bible, seconds, what a computation holds at once.
 
-The readers learn from a stream of verses cut into rows. Every twentieth stretch of 200 verses is held out whole, so that
-long rows of it are one text.
+The readers learn from a stream of verses cut into rows. Every twentieth stretch of 200 verses is held out whole, so
+that long rows of it are one text.
 """
 
 import time
@@ -44,7 +44,7 @@ def reader(
     rate: float = 3e-3,
     **more: Any,
 ) -> gu.Model:
-    """A model of this family that has read the Bible in rows of `length` tokens, 16 an update; trained once and kept."""
+    """A model of this family that has read the Bible in rows of `length` tokens; trained once and kept."""
     home = given.out.parent / ("readers-quick" if given.quick else "readers")
     for part, texts in zip(("train", "validation"), verses(), strict=True):
         if not (home / f"{part}.jsonl").exists():

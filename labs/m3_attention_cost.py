@@ -1,9 +1,9 @@
 """Lecture 3.2, reading 3.5: attention's scores are a square; in tiles the square is never there.
 
-One causal layer of 4 heads of 32 numbers, forward and back, on rows of N tokens: the six lines of `attend`, which form the
-square, and `attend_tiled` (FlashAttention, arXiv 2205.14135), which has the same numbers. Both must compute N² scores (the
-tiles above the diagonal are skipped, which halves them); only one holds them. On a GPU the paper gains time too, since the
-square travels to slow memory and back; what travels is counted here by its formula, and not timed.
+One causal layer of 4 heads of 32 numbers, forward and back, on rows of N tokens: the six lines of `attend`, which form
+the square, and `attend_tiled` (FlashAttention, arXiv 2205.14135), which has the same numbers. Both must compute N²
+scores (the tiles above the diagonal are skipped, which halves them); only one holds them. On a GPU the paper gains time
+too, since the square travels to slow memory and back; what travels is counted here by its formula, and not timed.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """Reading 3.6 (GQA, arXiv 2305.13245): from many key heads to few, by pooling and 5 % more updates.
 
-A tiny Llama with a key head for each of its 8 heads reads the King James Bible. Its key heads are pooled into groups by their
-mean, by their first, or drawn anew; the loss on held-out stretches is taken at once, and after 5 % more updates on what it
-had learned from. The model unchanged gets the same updates, as the control.
+A tiny Llama with a key head for each of its 8 heads reads the King James Bible. Its key heads are pooled into groups by
+their mean, by their first, or drawn anew; the loss on held-out stretches is taken at once, and after 5 % more updates
+on what it had learned from. The model unchanged gets the same updates, as the control.
 """
 
 import copy

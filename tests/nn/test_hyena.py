@@ -1,4 +1,4 @@
-"""Hyena's convolution is the direct sum, the operator is the paper's recurrence, nothing sees the future, caches hold it."""
+"""Hyena: the convolution is the direct sum, the operator the paper's recurrence; nothing sees the future."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ def test_a_hyena_learns_from_a_recipe_and_decodes(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipe = {
         "family": "hyena", "tokenizer": {"kind": "word", "vocabulary": 40}, "data": str(tmp_path / "rows.jsonl"),
-        "model": {"hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 32, "max_length": 32, "filter_order": 8},
+        "model": {"hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 32, "max_length": 32,
+                  "filter_order": 8},
         "steps": 60, "learning_rate": 1e-2, "precision": "float32",
     }  # fmt: skip
     gu.pretrain(recipe, out=tmp_path / "run")

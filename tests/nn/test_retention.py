@@ -1,4 +1,4 @@
-"""Retention's three forms are one sum; its state is all that decoding keeps; a RetNet trains from a recipe and decodes."""
+"""Retention's three forms are one sum; its state is all that decoding keeps; a RetNet trains and decodes."""
 
 from __future__ import annotations
 
@@ -79,6 +79,18 @@ def test_filler_behind_a_short_row_leaves_no_trace(size: int | None) -> None:
     for row, n in ((0, 17), (1, 6)):
         _, alone = retain(*(t[row : row + 1, :, :n] for t in (q, k, v)), decay())
         torch.testing.assert_close(state[row : row + 1], alone, rtol=0, atol=1e-12)
+
+
+def test_a_state_in_half_precision_is_kept_in_float32() -> None:
+    q, k, v = (t.detach() for t in given(300))
+    state: Tensor | None = None
+    for n in range(300):
+        now = (t[:, :, n : n + 1].bfloat16() for t in (q, k, v))
+        out, state = retain(*now, torch.tensor([0.5, 0.9, 0.999]), state=state)
+    rounded = (t.bfloat16().double() for t in (q, k, v))
+    want, _ = retain(*rounded, torch.tensor([0.5, 0.9, 0.999]).double())
+    assert state is not None and state.dtype == torch.float32 and out.dtype == torch.bfloat16
+    assert (out[:, :, 0].double() - want[:, :, -1]).abs().max() < 1e-2 * want[:, :, -1].abs().max()
 
 
 # ------------------------------------------------------------------------------------------------ the part around it

@@ -236,7 +236,7 @@ def test_tiles_above_the_diagonal_and_behind_the_window_are_skipped(eagerly: pyt
 
 @pytest.mark.parametrize("how", [{"cap": 5.0}, {"score_bias": Alibi(2)}], ids=["cap", "alibi"])
 def test_no_square_is_formed_where_rows_are_long(how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest tensor that training makes, at 600 and 1,200 tokens; the control is below the length where tiles begin."""
+    """The largest tensor that training makes, at 600 and 1,200 tokens; the control is below where tiles begin."""
 
     monkeypatch.setattr(tiled, "BIASED", tiled.CAPPED)
 

@@ -26,13 +26,13 @@ def run(
 ) -> None:
     """Let groups of query heads share a key and value head, and write the model as a folder that loads like any other.
 
-    Decoding then keeps and reads fewer bytes a token. The answers are worse until the model has learned on: tune it with
-    groundup finetune --method full.
+    Decoding then keeps and reads fewer bytes a token. The answers are worse until the model has learned on: tune it
+    with groundup finetune --method full.
 
     Parameters
     ----------
     model
-        A starter, a hub id, a folder or a .gguf file, of a family that can share heads (llama, mistral, qwen2, gemma ...).
+        A starter, a hub id, a folder or a .gguf file, of a family that can share heads (llama, mistral, qwen2 ...).
     kv_heads
         How many key and value heads stay; a divisor of those that are there. 1 is multi-query attention.
     out

@@ -2,8 +2,8 @@
 
     ids ── embed ──[ norm ─ hyena ─(+)─ norm ─ mlp ─(+) ] × layers ── norm ── head ── logits
 
-Files name an operator's tensors as the authors' standalone code does; short filters and the sines' speed stand there with
-an axis of length 1 more.
+Files name an operator's tensors as the authors' standalone code does; short filters and the sines' speed stand there
+with an axis of length 1 more.
 """
 
 from __future__ import annotations

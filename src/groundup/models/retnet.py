@@ -2,8 +2,8 @@
 
     ids ── embed ──[ norm ─ retention ─(+)─ norm ─ gated mlp ─(+) ] × layers ── norm ── head ── logits
 
-Decoding keeps one state a head, of one size however long the text is. Files name the tensors as torchscale's RetNetDecoder
-does, which pairs neighbours where a head turns.
+Decoding keeps one state a head, of one size however long the text is. Files name the tensors as torchscale's
+RetNetDecoder does, which pairs neighbours where a head turns.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ def grouped(network: Network, kv_heads: int, *, pool: str = "mean", seed: int = 
     pool  what a group's head becomes: the mean of its heads' projections (section 2.2 of the paper), its first head, or
           numbers drawn anew with the deviation of the old ones (seed)
 
-    Neighbours stand in one group, as attention shares them. A head's numbers keep their places, so that rotary pairs stay
-    pairs. Raises UsageError where the heads cannot be shared so, and for weights that are not plain matrices.
+    Neighbours stand in one group, as attention shares them. A head's numbers keep their places, so that rotary pairs
+    stay pairs. Raises UsageError where the heads cannot be shared so, and for weights that are not plain matrices.
     """
     if pool not in POOLS:
         raise UsageError(f"pool {pool!r}: there are {', '.join(POOLS)}")

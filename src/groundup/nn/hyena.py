@@ -4,9 +4,9 @@
     v ← v · xi,  v ← h ∗ v + d v    for xN ... x1 but the last       (order N: N - 1 long convolutions)
     y = out(x0 · v)                                                  section 3.1, as the authors' standalone code has it
 
-A filter h is as long as the context, and is no table: an MLP with sines makes it from the place in it, under a window that
-falls off at a different rate in each channel (section 3.3). The convolution goes through Fourier's transform, so that a
-row of L tokens costs L log L.
+A filter h is as long as the context, and is no table: an MLP with sines makes it from the place in it, under a window
+that falls off at a different rate in each channel (section 3.3). The convolution goes through Fourier's transform, so
+that a row of L tokens costs L log L.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ class LongFilter(nn.Module):
 
 
 class Hyena(nn.Module):
-    """The Hyena operator: a core that stands in a block where attention stands. It is causal, and knows places by its filters.
+    """The Hyena operator: a core that stands in a block where attention stands, and knows places by its filters.
 
     context  the longest row
     order    gates; order - 1 long convolutions stand between them
     inner    width of the MLP that makes the filters, and `bands` how many waves of the place it is shown
 
-    Decoding keeps order + 1 vectors a token and computes the convolutions of the whole row again for each new token: exact,
-    at L log L a token, where attention costs L and retention 1. Shapes: x [T, width] -> [T, width].
+    Decoding keeps order + 1 vectors a token and computes the convolutions of the whole row again for each new token:
+    exact, at L log L a token, where attention costs L and retention 1. Shapes: x [T, width] -> [T, width].
     """
 
     def __init__(self, width: int, *, context: int, order: int = 2, inner: int = 64, bands: int = 8, bias: bool = True):

@@ -1,4 +1,4 @@
-"""Retention: each head sums what it has read, and forgets a fixed share of it at every token (RetNet, arXiv 2307.08621).
+"""Retention: each head sums what it has read, and forgets a share of it at every token (RetNet, arXiv 2307.08621).
 
 One sum, three ways to take it (section 2.1); γ is a head's share that stays, S its state [Dk, Dv]:
 
@@ -37,13 +37,14 @@ def retain(
 
     decay    γ of each head
     lengths  real tokens of each row; what stands behind them leaves no trace in the state (None: all L)
-    state    what came before (None: nothing)
+    state    what came before (None: nothing), in float32 at least, since it is added to again and again
     size     tokens of a chunk: 1 is the recurrent form, None the parallel one
     """
     length = q.shape[2]
     size = max(length, 1) if size is None else size
     if state is None:
-        state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3])
+        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+        state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3], dtype=wide)
     out = []
     for begin in range(0, length, size):
         real = None if lengths is None else [min(max(n - begin, 0), size) for n in lengths]
@@ -60,21 +61,21 @@ def _chunk(
     place = torch.arange(length, device=q.device)
     distance = place[:, None] - place
     stays = (log[..., None] * distance.clamp(min=0)).exp().where(distance >= 0, 0.0).to(q.dtype)  # [H, L, L]
-    before = (log * (place + 1)).exp().to(q.dtype)[..., None]
-    out = (q @ k.mT * stays) @ v + q * before @ state
+    before = (log * (place + 1)).exp().to(state.dtype)[..., None]
+    out = (q @ k.mT * stays) @ v + (q * before @ state).to(q.dtype)
     if lengths is None:
         kept = stays[:, -1, :, None]
         whole = before[:, -1:]
     else:
         ends = torch.tensor(lengths, device=q.device)[:, None, None]
         left = ends - 1 - place  # [B, 1, L]: tokens between this one and the end of its row
-        kept = (log * left.clamp(min=0)).exp().where(left >= 0, 0.0).to(q.dtype)[..., None]
-        whole = (log * ends).exp().to(q.dtype)[..., None]
-    return out, state * whole + (k * kept).mT @ v
+        kept = (log * left.clamp(min=0)).exp().where(left >= 0, 0.0)[..., None]
+        whole = (log * ends).exp().to(state.dtype)[..., None]
+    return out, state * whole + (k * kept).to(state.dtype).mT @ v.to(state.dtype)
 
 
 class Retention(nn.Module):
-    """Multi-scale retention with a gate (section 2.2, equation 8): a core that stands in a block where attention stands.
+    """Multi-scale retention with a gate (section 2.2, eq. 8): a core that stands in a block where attention stands.
 
     heads      head h keeps γ = 1 - 2^(-5 - h) of its state at every token
     value_dim  width of a head's values (default: twice a head's width, so that o is [2 · width, width])

@@ -26,8 +26,9 @@ from torch import Tensor
 Sees = Callable[[slice, slice], Bool[Tensor, "#B #L S"] | bool]
 Scores = Callable[[slice, slice], Float[Tensor, "#B H #L S"]]
 
-# Scores a head from which a CPU takes tiles, measured in whole networks: with a cap they are quicker from there on (1.3 times
-# at 512 tokens, 4.5 at 2,048); with a bias training takes 5 to 15 % longer at 2,048, in a fifth to a tenth of the memory.
+# Scores a head from which a CPU takes tiles, measured in whole networks: with a cap they are quicker from there on (1.3
+# times at 512 tokens, 4.5 at 2,048); with a bias training takes 5 to 15 % longer at 2,048, in a fifth to a tenth of the
+# memory.
 CAPPED = 512 * 512
 BIASED = 2048 * 2048
 TILE = (
@@ -62,7 +63,7 @@ def attend_tiled(
 
 
 def in_tiles(q: Float[Tensor, "B H L Dh"], size: int, *, bias: bool, cap: bool) -> bool:
-    """Whether L queries and `size` keys are worth tiles: where a kernel of PyTorch's would need the square to be formed."""
+    """Whether L queries and `size` keys are worth tiles: where PyTorch's kernel would need the square to be formed."""
     least = CAPPED if cap else BIASED if bias else math.inf
     return q.device.type == "cpu" and q.shape[2] * size >= least
 
@@ -151,7 +152,10 @@ class _Tiled(torch.autograd.Function):
 
 
 class _Tiles:
-    """The square of scores [B, H, L, S], cut. k and v stand as [B · Hkv, S, D], a tile's queries as [B · Hkv, H/Hkv · l, D]."""
+    """The square of scores [B, H, L, S], cut.
+
+    k and v stand as [B · Hkv, S, D], a tile's queries as [B · Hkv, H/Hkv · l, D].
+    """
 
     def __init__(
         self,
@@ -188,7 +192,7 @@ class _Tiles:
     def scores(
         self, query: Tensor, rows: slice, columns: slice, mask: Tensor | None, keep: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """The scores of a tile [B, H, l, s] as softmax gets them; and, where asked to keep them, as the cap gave them."""
+        """The scores of a tile [B, H, l, s] as softmax gets them; and, where kept, as the cap gave them."""
         flat = torch.bmm(query, self.k[:, columns].mT)
         scores = flat.view(*self.q.shape[:2], rows.stop - rows.start, flat.shape[2]).to(self.wide)
         capped = None

@@ -33,9 +33,9 @@ def convert(
     kv_heads  how many: as many as there are changes nothing, 1 is multi-query attention
     pool      what becomes of a group's heads: their mean, the first, or random numbers (of `seed`)
 
-    Its answers are worse until it has learned on: the paper's models read 5 % of their pretraining again. The notes say what
-    it costs, and how many bytes of keys and values a token leaves in the cache. Raises UsageError for a family whose files
-    cannot say it, and for a number of heads that is no divisor.
+    Its answers are worse until it has learned on: the paper's models read 5 % of their pretraining again. The notes say
+    what it costs, and how many bytes of keys and values a token leaves in the cache. Raises UsageError for a family
+    whose files cannot say it, and for a number of heads that is no divisor.
     """
     if KEY not in type(model.config).model_fields:
         can = [name for name in models.FAMILIES if KEY in getattr(models, name).Config.model_fields]
@@ -58,7 +58,7 @@ def convert(
 
 
 def kept_per_token(network: torch.nn.Module) -> int:
-    """Bytes of keys and values that a token leaves in the cache: 2 · layers · key heads · width of a head · bytes a number."""
+    """Bytes that a token leaves in the cache: 2 · layers · key heads · width of a head · bytes a number."""
     parts = [part for part in network.modules() if isinstance(part, Attention) and not part.cross]
     each = next(network.parameters()).element_size()
     return sum(2 * part.kv_heads * part.head_dim * each for part in parts)
