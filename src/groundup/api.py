@@ -114,7 +114,7 @@ def load(
     small = dtype == "int8"
     if small:
         _refuse_int8(model, revision, device)
-    found = _load.load(model, revision=revision, dtype=torch.float32 if small else machine.FORMATS[dtype], keep=small)
+    found = _load.load(model, revision=revision, dtype=torch.float32 if small else machine.FORMATS[dtype], keep=LAYOUTS if small else ())
     network = packed(found.network)[0] if small else found.network
     for each in steps:  # the base as the run had it
         network, _ = shrink.store(network, parse(each["to"]), each["targets"])

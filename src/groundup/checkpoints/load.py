@@ -6,7 +6,7 @@ name ── resolve ── path ── source (lazy) ── config ── build 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -25,7 +25,6 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import read_json
 from groundup.core.rules import Entry, Plan, Rules
 from groundup.inputs.tokenizer import Tokenizer
-from groundup.kernels.packing import LAYOUTS
 from groundup.nn.heads import end_in_labels
 from groundup.nn.linear import Embedding, Linear
 from groundup.nn.stack import Decoder, EncoderDecoder, Stack
@@ -35,19 +34,23 @@ from groundup.quantization.blocks import BlockKind, Blocks
 from groundup.quantization.kinds import KINDS
 from groundup.quantization.shrink import holders
 
-GGUF_FAMILIES = {"llama": "llama"}
+GGUF_FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")  # general.architecture and the family's name
 BLOCKS: dict[str, type[BlockKind]] = {name: kind for name, kind in KINDS.items() if issubclass(kind, BlockKind)}
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model came from: the name that was asked for, the files, and the hash of what they hold."""
+    """Where a model came from: the name that was asked for, the files, and the hash of what they hold.
+
+    metadata  what a `.gguf` said beside its tensors
+    """
 
     name: str
     path: Path
     fingerprint: str
     format: str
     family: str
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,16 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
 
 
 def load(
-    name: str | Path, *, revision: str | None = None, dtype: torch.dtype | None = torch.float32, keep: bool = False
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | None = torch.float32,
+    keep: Collection[str] = (),
 ) -> Loaded:
     """Load a `.gguf` file or a Hugging Face folder.
 
     dtype: the number format of every weight; None keeps what the file has.
-    keep: matrices of a `.gguf` stay in its blocks where the compiled library multiplies these (`kernels.packing.LAYOUTS`).
+    keep: the kinds of blocks (`BLOCKS`) that matrices of a `.gguf` stay in.
     Raises UsageError for a config that is not supported, GroundupError for files that do not fit their config.
     """
     path = resolve(name, revision)
@@ -103,23 +110,21 @@ def load(
     raise UsageError(f"{path}: not a model; give a .gguf file or a folder with config.json and model.safetensors")
 
 
-def _gguf(name: str, path: Path, dtype: torch.dtype | None, keep: bool) -> Loaded:
+def _gguf(name: str, path: Path, dtype: torch.dtype | None, keep: Collection[str]) -> Loaded:
     source = open_gguf(path)
     metadata = dict(source.metadata)
     architecture = metadata.get("general.architecture")
     if architecture not in GGUF_FAMILIES:
         known = ", ".join(GGUF_FAMILIES)
         raise UsageError(f"{path.name}: a .gguf of architecture {architecture!r} cannot be read; supported: {known}")
-    family = getattr(models, GGUF_FAMILIES[architecture])
+    family = getattr(models, architecture)
     try:
-        config = family.config_from_gguf(metadata, set(source.names))
+        config = family.config_from_gguf(metadata, source.tensors)
     except KeyError as e:
         raise GroundupError(f"{path.name}: the key {e.args[0]} is missing from its metadata") from None
-    network, notes = assemble(
-        family, config, family.gguf(config), source, dtype, path.name, _blocks(source) if keep else {}
-    )
+    network, notes = assemble(family, config, family.gguf(config), source, dtype, path.name, _blocks(source, keep))
     config = _as_built(config, network, family.gguf(config))
-    origin = Origin(name, path, source.fingerprint(), "gguf", config.model_type)
+    origin = Origin(name, path, source.fingerprint(), "gguf", config.model_type, metadata)
     return Loaded(network, family, config, Tokenizer.from_gguf(metadata), {}, origin, notes)
 
 
@@ -171,17 +176,17 @@ def kinds(name: str | Path, revision: str | None = None) -> set[str]:
     """In which kinds of storage a model's file has its matrices, by the names of `quantization.kinds`; nothing is loaded."""
     path = resolve(name, revision)
     if path.suffix == ".gguf":
-        return {kind.name for kind in _blocks(open_gguf(path)).values()}
+        return {kind.name for kind in _blocks(open_gguf(path), BLOCKS).values()}
     public = read_json(path / "config.json") if (path / "config.json").exists() else {}
     said = public.get(quantized.KEY) if isinstance(public, dict) else None
     lines = said.get("weights") if isinstance(said, dict) and said.get("quant_method") == quantized.METHOD else None
     return {str(line).partition(":")[0] for line in lines.values()} if isinstance(lines, dict) else set()
 
 
-def _blocks(source: GGUF) -> dict[str, BlockKind]:
-    """The matrices of a file whose blocks the compiled library multiplies as they are."""
+def _blocks(source: GGUF, keep: Collection[str]) -> dict[str, BlockKind]:
+    """The matrices of a file that are in blocks of one of these kinds."""
     held = {name: str(source.dtype(name)).lower() for name in source.names if len(source.shape(name)) == 2}
-    return {name: BLOCKS[kind]() for name, kind in held.items() if kind in BLOCKS and kind in LAYOUTS}
+    return {name: BLOCKS[kind]() for name, kind in held.items() if kind in BLOCKS and kind in keep}
 
 
 def assemble(
