@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module, metadata
@@ -36,7 +36,7 @@ from groundup.evaluation.cost import PASSAGES, cost, read_all
 from groundup.evaluation.judging import choice_report, facts_of, label_report
 from groundup.evaluation.metrics import perplexity
 from groundup.evaluation.report import Report
-from groundup.folders import probe, write_adapter, write_model
+from groundup.folders import probe, write_adapter, write_gguf, write_model
 from groundup.inference.score import nll
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.kernels.library import described, library
@@ -96,7 +96,8 @@ def load(
 
     adapter  a run's folder, or one in PEFT's layout, to put on the model and use; several are used one over the other
     dtype    float32, bfloat16, int8, or auto (what is fastest here for answering). int8 leaves weights that the file has in
-             eight or four bits as they are, and rounds what meets them to eight bits as it comes
+             eight or four bits as they are, and rounds what meets them to eight bits as it comes. file: every weight as the
+             file has it, to be written again; slow to answer with
 
     Raises UsageError for what is not supported, GroundupError for broken files, and both with what to do.
     """
@@ -109,12 +110,13 @@ def load(
     if dtype == "auto":
         dtype, why = _fastest(model, revision, device)
         notes.append(why)
-    if dtype not in (*machine.FORMATS, "int8"):
-        raise UsageError(f"dtype {dtype!r}: there are {', '.join(machine.FORMATS)}, int8 and auto")
+    if dtype not in (formats := {**machine.FORMATS, "int8": torch.float32, "file": None}):
+        raise UsageError(f"dtype {dtype!r}: there are {', '.join(formats)} and auto")
     small = dtype == "int8"
     if small:
         _refuse_int8(model, revision, device)
-    found = _load.load(model, revision=revision, dtype=torch.float32 if small else machine.FORMATS[dtype], keep=LAYOUTS if small else ())
+    keep: Collection[str] = LAYOUTS if small else _load.BLOCKS if dtype == "file" else ()
+    found = _load.load(model, revision=revision, dtype=formats[dtype], keep=keep)
     network = packed(found.network)[0] if small else found.network
     for each in steps:  # the base as the run had it
         network, _ = shrink.store(network, parse(each["to"]), each["targets"])
@@ -369,16 +371,33 @@ def combine(model: Model, weights: Mapping[str, float], *, name: str = "combined
     return replace(model, network=network, adapter=name, methods={**model.methods, name: method})
 
 
-def save(model: Model, out: str | Path, *, format: str = "hf", with_base: bool = False) -> Path:
-    """Write a model into a new folder: its adapter in PEFT's layout when one is in use, else the whole model in the
-    Hugging Face layout.
+def save(
+    model: Model,
+    out: str | Path,
+    *,
+    format: str | None = None,
+    dtype: str | None = None,
+    with_base: bool = False,
+) -> Path:
+    """Write a model: a new folder with its adapter in PEFT's layout when one is in use, else with the whole model in the
+    Hugging Face layout; or a new `.gguf` file, which llama.cpp runs.
 
-    with_base: beside an adapter, its base in the Hugging Face layout as `base/`, named as the base, so that PEFT can
-    load the two where the base was a `.gguf`. Raises UsageError when the folder exists.
+    format     hf, or gguf; left out: gguf where `out` ends in .gguf
+    dtype      of a .gguf's matrices that are not in blocks: float32, float16 or bfloat16; left out: as they stand
+    with_base  beside an adapter, its base in the Hugging Face layout as `base/`, named as the base, so that PEFT can
+               load the two where the base was a `.gguf`
+
+    Raises UsageError when `out` exists, and for what the format cannot hold.
     """
-    if format != "hf":
-        raise UsageError(f"format {format!r}: only hf (the Hugging Face layout) can be written")
     out = Path(out).expanduser()
+    format = format or ("gguf" if out.suffix == ".gguf" else "hf")
+    if format not in ("hf", "gguf"):
+        raise UsageError(f"format {format!r}: there are hf (a folder in the Hugging Face layout) and gguf (a file)")
+    if format == "gguf":
+        write_gguf(model, out, dtype)
+        return out
+    if dtype is not None:
+        raise UsageError("save: dtype is for .gguf; load the model in the number format that the folder shall have")
     with atomic_folder(out) as folder:
         if model.adapter is None or model.method.whole:
             write_model(model, folder)

@@ -37,6 +37,7 @@ VERBS = (
     "merge",
     "combine",
     "quantize",
+    "save",
     "data",
     "interpret",
 )
