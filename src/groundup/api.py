@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module, metadata
@@ -35,7 +35,7 @@ from groundup.evaluation.cost import PASSAGES, cost, read_all
 from groundup.evaluation.judging import choice_report, facts_of, label_report
 from groundup.evaluation.metrics import perplexity
 from groundup.evaluation.report import Report
-from groundup.folders import write_adapter, write_model
+from groundup.folders import write_adapter, write_gguf, write_model
 from groundup.inference.score import nll
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.kernels.library import described, library
@@ -92,7 +92,8 @@ def load(
 
     adapter  a run's folder, or one in PEFT's layout, to put on the model and use; several are used one over the other
     dtype    float32, bfloat16, int8, or auto (what is fastest here for answering). int8 leaves weights that the file has in
-             eight or four bits as they are, rounds others to eight, and activations as they come
+             eight or four bits as they are, rounds others to eight, and activations as they come. file: every weight as the
+             file has it, to be written again; slow to answer with
 
     Raises UsageError for what is not supported, GroundupError for broken files, and both with what to do.
     """
@@ -106,13 +107,13 @@ def load(
         kinds = {each["to"].partition(":")[0] for each in steps} or _load.kinds(model, revision)
         dtype, why = _fastest(kinds, device)
         notes.append(why)
-    if dtype not in (*machine.FORMATS, "int8"):
-        raise UsageError(f"dtype {dtype!r}: there are {', '.join(machine.FORMATS)}, int8 and auto")
+    if dtype not in (formats := {**machine.FORMATS, "int8": torch.float32, "file": None}):
+        raise UsageError(f"dtype {dtype!r}: there are {', '.join(formats)} and auto")
     small = dtype == "int8"
     if small:
         _refuse_int8(device)
-    kept = small and not steps  # what is to be stored otherwise begins as plain numbers
-    found = _load.load(model, revision=revision, dtype=torch.float32 if small else machine.FORMATS[dtype], keep=kept)
+    keep: Collection[str] = LAYOUTS if small and not steps else _load.BLOCKS if dtype == "file" else ()
+    found = _load.load(model, revision=revision, dtype=formats[dtype], keep=keep, pack=small)
     network = found.network
     for each in steps:  # the base as the run had it
         network, _ = shrink.store(network, parse(each["to"]), each["targets"])
@@ -237,16 +238,33 @@ def _ids_of(model: Model, data: str | Path | Sequence[dict[str, Any]], most: int
     return [encode.encode(row, model.words).ids for row in rows.read(data).rows[:most]]
 
 
-def save(model: Model, out: str | Path, *, format: str = "hf", with_base: bool = False) -> Path:
-    """Write a model into a new folder: its adapter in PEFT's layout when one is in use, else the whole model in the
-    Hugging Face layout.
+def save(
+    model: Model,
+    out: str | Path,
+    *,
+    format: str | None = None,
+    dtype: str | None = None,
+    with_base: bool = False,
+) -> Path:
+    """Write a model: a new folder with its adapter in PEFT's layout when one is in use, else with the whole model in the
+    Hugging Face layout; or a new `.gguf` file, which llama.cpp runs.
 
-    with_base: beside an adapter, its base in the Hugging Face layout as `base/`, named as the base, so that PEFT can
-    load the two where the base was a `.gguf`. Raises UsageError when the folder exists.
+    format     hf, or gguf; left out: gguf where `out` ends in .gguf
+    dtype      of a .gguf's matrices that are not in blocks: float32, float16 or bfloat16; left out: as they stand
+    with_base  beside an adapter, its base in the Hugging Face layout as `base/`, named as the base, so that PEFT can
+               load the two where the base was a `.gguf`
+
+    Raises UsageError when `out` exists, and for what the format cannot hold.
     """
-    if format != "hf":
-        raise UsageError(f"format {format!r}: only hf (the Hugging Face layout) can be written")
     out = Path(out).expanduser()
+    format = format or ("gguf" if out.suffix == ".gguf" else "hf")
+    if format not in ("hf", "gguf"):
+        raise UsageError(f"format {format!r}: there are hf (a folder in the Hugging Face layout) and gguf (a file)")
+    if format == "gguf":
+        write_gguf(model, out, dtype)
+        return out
+    if dtype is not None:
+        raise UsageError("save: dtype is for .gguf; load the model in the number format that the folder shall have")
     with atomic_folder(out) as folder:
         if model.adapter is None or model.method.whole:
             write_model(model, folder)

@@ -1,4 +1,4 @@
-"""A model, or the adapter in use, as a folder: what is written, and what it says of where it came from."""
+"""A model as a folder or a file, or the adapter in use as a folder: what is written, and what it says of where it came from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groundup.checkpoints import adapters, save
+from groundup.checkpoints import adapters, gguf_save, save
 from groundup.checkpoints.adapters import Probe
 from groundup.checkpoints.starters import STARTERS
+from groundup.core.errors import UsageError
 from groundup.core.labels import TASKS
 from groundup.inference.classify import scores
 from groundup.model import Model
@@ -48,6 +49,22 @@ def write_model(model: Model, folder: Path) -> None:
     if model.config.labels is not None:
         network.head = None  # it may have learned words beside the labels; the layout holds no such head
     save.write(folder, network, model.family, model.config, model.tokenizer, generation, facts)
+
+
+def write_gguf(model: Model, path: Path, dtype: str | None) -> None:
+    """The base's weights as they stand as a new `.gguf` file. UsageError for an adapter in use, and as of `gguf_save.write`."""
+    if model.adapter is not None and not model.method.whole:
+        raise UsageError(f"a .gguf holds no adapter: groundup merge {model.adapter!r} into the weights first")
+    gguf_save.write(
+        path,
+        plain(model.network),
+        model.family,
+        model.config,
+        model.words,
+        model.origin,
+        dtype=dtype,
+        costs=model.costs,
+    )
 
 
 def write_adapter(model: Model, folder: Path) -> None:

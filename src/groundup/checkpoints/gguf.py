@@ -6,6 +6,7 @@ The header is read and checked by `gguf_header`; blocks are unpacked by the pack
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ class GGUF:
             entry.shape[0], -1
         )
 
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Every tensor by its name, read when it is asked for."""
+        return _Read(self)
+
     def fingerprint(self) -> str:
         """The identity of the tensors, as of every source; the metadata does not count."""
         data = memoryview(self._data)
@@ -73,6 +79,25 @@ class GGUF:
         if name not in self._entries:
             raise GroundupError(f"'{self.path}' has no tensor {shown(name)}.")
         return self._entries[name]
+
+
+class _Read(Mapping[str, Tensor]):
+    def __init__(self, source: GGUF) -> None:
+        self.source = source
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.source._entries:
+            raise KeyError(name)
+        return self.source.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.source.names)
+
+    def __len__(self) -> int:
+        return len(self.source.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.source._entries
 
 
 def _unpack(raw: np.ndarray, entry: Entry) -> np.ndarray:

@@ -6,7 +6,7 @@ name ── resolve ── path ── source (lazy) ── config ── build 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,6 @@ from groundup.core.files import read_json
 from groundup.core.rules import Entry, Plan, Rules
 from groundup.inputs.tokenizer import Tokenizer
 from groundup.kernels.library import library
-from groundup.kernels.packing import LAYOUTS
 from groundup.nn.heads import end_in_labels
 from groundup.nn.linear import Embedding, Holder, Linear
 from groundup.nn.stack import Decoder, EncoderDecoder, Stack
@@ -35,10 +34,11 @@ from groundup.nn.storage import Dense
 from groundup.nn.surgery import missing, numbers, tensors
 from groundup.quantization.blocks import BlockKind
 from groundup.quantization.kinds import KINDS
-from groundup.quantization.packed import Packed
+from groundup.quantization.packed import Packed, packable
 from groundup.quantization.shrink import holders
+from groundup.quantization.stored import Stored
 
-GGUF_FAMILIES = {"llama": "llama"}
+GGUF_FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")  # general.architecture and the family's name
 BLOCKS: dict[str, type[BlockKind]] = {name: kind for name, kind in KINDS.items() if issubclass(kind, BlockKind)}
 
 
@@ -47,6 +47,7 @@ class Origin:
     """Where a model came from: the name that was asked for, the files, and the hash of what they hold.
 
     identity  that hash, or what computes it when it is first asked for
+    metadata  what a `.gguf` said beside its tensors
     """
 
     name: str
@@ -54,6 +55,7 @@ class Origin:
     identity: str | Callable[[], str]
     format: str
     family: str
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -97,39 +99,44 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
 
 
 def load(
-    name: str | Path, *, revision: str | None = None, dtype: torch.dtype | None = torch.float32, keep: bool = False
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | None = torch.float32,
+    keep: Collection[str] = (),
+    pack: bool = False,
 ) -> Loaded:
     """Load a `.gguf` file or a Hugging Face folder.
 
     dtype: the number format of every weight; None keeps what the file has.
-    keep: matrices of a `.gguf` stay in its blocks where the compiled library multiplies these (`kernels.packing.LAYOUTS`).
+    keep: the kinds of blocks (`BLOCKS`) that matrices of a `.gguf` stay in; pack: these are packed for the compiled library.
     Raises UsageError for a config that is not supported, GroundupError for files that do not fit their config.
     """
     path = resolve(name, revision)
     if path.is_dir():
         return _folder(str(name), path, dtype)
     if path.suffix == ".gguf":
-        return _gguf(str(name), path, dtype, keep)
+        return _gguf(str(name), path, dtype, keep, pack)
     raise UsageError(f"{path}: not a model; give a .gguf file or a folder with config.json and model.safetensors")
 
 
-def _gguf(name: str, path: Path, dtype: torch.dtype | None, keep: bool) -> Loaded:
+def _gguf(name: str, path: Path, dtype: torch.dtype | None, keep: Collection[str], pack: bool) -> Loaded:
     source = open_gguf(path)
     metadata = dict(source.metadata)
     architecture = metadata.get("general.architecture")
     if architecture not in GGUF_FAMILIES:
         known = ", ".join(GGUF_FAMILIES)
         raise UsageError(f"{path.name}: a .gguf of architecture {architecture!r} cannot be read; supported: {known}")
-    family = getattr(models, GGUF_FAMILIES[architecture])
+    family = getattr(models, architecture)
     try:
-        config = family.config_from_gguf(metadata, set(source.names))
+        config = family.config_from_gguf(metadata, source.tensors)
     except KeyError as e:
         raise GroundupError(f"{path.name}: the key {e.args[0]} is missing from its metadata") from None
     network, notes = assemble(
-        family, config, family.gguf(config), source, dtype, path.name, _blocks(source) if keep else {}
+        family, config, family.gguf(config), source, dtype, path.name, _blocks(source, keep), pack
     )
     config = _as_built(config, network, family.gguf(config))
-    origin = Origin(name, path, source.fingerprint, "gguf", config.model_type)
+    origin = Origin(name, path, source.fingerprint, "gguf", config.model_type, metadata)
     return Loaded(network, family, config, Tokenizer.from_gguf(metadata), {}, origin, notes)
 
 
@@ -181,19 +188,17 @@ def kinds(name: str | Path, revision: str | None = None) -> set[str]:
     """In which kinds of storage a model's file has its matrices, by the names of `quantization.kinds`; nothing is loaded."""
     path = resolve(name, revision)
     if path.suffix == ".gguf":
-        return {kind.name for kind in _blocks(open_gguf(path)).values()}
+        return {kind.name for kind in _blocks(open_gguf(path), BLOCKS).values()}
     public = read_json(path / "config.json") if (path / "config.json").exists() else {}
     said = public.get(quantized.KEY) if isinstance(public, dict) else None
     lines = said.get("weights") if isinstance(said, dict) and said.get("quant_method") == quantized.METHOD else None
     return {str(line).partition(":")[0] for line in lines.values()} if isinstance(lines, dict) else set()
 
 
-def _blocks(source: GGUF) -> dict[str, BlockKind]:
-    """The matrices of a file whose blocks the compiled library multiplies as they are; none where it is not here."""
-    if library() is None:
-        return {}
+def _blocks(source: GGUF, keep: Collection[str]) -> dict[str, BlockKind]:
+    """The matrices of a file that are in blocks of one of these kinds."""
     held = {name: str(source.dtype(name)).lower() for name in source.names if len(source.shape(name)) == 2}
-    return {name: BLOCKS[kind]() for name, kind in held.items() if kind in BLOCKS and kind in LAYOUTS}
+    return {name: BLOCKS[kind]() for name, kind in held.items() if kind in BLOCKS and kind in keep}
 
 
 def assemble(
@@ -204,10 +209,11 @@ def assemble(
     dtype: torch.dtype | None,
     file: str,
     kept: Mapping[str, BlockKind] = MappingProxyType({}),
+    pack: bool = False,
 ) -> tuple[Decoder | EncoderDecoder, list[str]]:
     """Build the network and fill it from `source`; raises GroundupError when anything is left over on either side.
 
-    kept  which tensors stay in the file's blocks
+    kept  which tensors stay in the file's blocks; pack: for the compiled library
     """
     network = _empty(family, config)
     plan = rules.load(source.names)
@@ -217,7 +223,7 @@ def assemble(
         )
     notes = [f"{len(plan.ignored)} tensors ignored: {_some(plan.ignored)}"] if plan.ignored else []
     filled: set[str] = set()
-    found, native = holders(network), library()
+    found, native = holders(network), library() if pack else None
     for entry in plan.entries:
         kind = _kind_of(entry, kept)
         read = source.blocks if kind is not None and isinstance(source, GGUF) else source.read
@@ -227,11 +233,12 @@ def assemble(
         except UsageError as e:
             raise GroundupError(f"{file} does not fit its config: {e}") from None
         for target, tensor in zip(entry.targets, made, strict=True):
-            if kind is not None and native is not None:
-                blocks = kind.read({"packed": tensor}, (len(tensor), source.shape(entry.sources[0])[1]))
-                notes += _put_packed(
-                    found, target, Packed(blocks, native), file
-                )  # at once: no more than one in two forms
+            if kind is not None:
+                shape = (len(tensor), source.shape(entry.sources[0])[1])
+                blocks = kind.read({"packed": tensor.contiguous()}, shape)
+                # packed at once, so that no more than one matrix is there in two forms
+                storage = Packed(blocks, native) if native is not None and packable(blocks) else blocks
+                notes += _put_stored(found, target, storage, file)
             else:
                 notes += _put(network, target, tensor if dtype is None else tensor.to(dtype), entry.sources[0], file)
             filled.add(target)
@@ -329,16 +336,16 @@ def _put(network: nn.Module, target: str, tensor: Tensor, source: str, file: str
     return []
 
 
-def _put_packed(found: Mapping[str, Holder], target: str, storage: Packed, file: str) -> list[str]:
-    """A packed matrix, wherever the one without numbers stands (a tied head has the same)."""
+def _put_stored(found: Mapping[str, Holder], target: str, storage: Stored, file: str) -> list[str]:
+    """A matrix in blocks, wherever the one without numbers stands (a tied head has the same)."""
     path = target.removesuffix(".weight")
     if path not in found:
         raise GroundupError(f"{file}: there is a {target}, which the config's model has no matrix for")
     empty = found[path].weight
     if storage.shape != empty.shape:
         raise GroundupError(f"{file}: {target} has the shape {storage.shape}; the config wants {empty.shape}")
-    untied = isinstance(empty, Packed)  # filled already by its twin
-    if isinstance(empty, Packed) and torch.equal(empty.tiles, storage.tiles):
+    untied = isinstance(empty, Stored)  # filled already by its twin
+    if isinstance(empty, Stored) and all(torch.equal(t, empty.held[name]) for name, t in storage.held.items()):
         return []
     for holder in [found[path]] if untied else [h for h in found.values() if h.weight is empty]:
         holder.weight = storage

@@ -38,6 +38,7 @@ VERBS = (
     "combine",
     "quantize",
     "convert",
+    "save",
     "data",
     "interpret",
 )

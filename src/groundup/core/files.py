@@ -56,6 +56,19 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Give an empty temporary file beside `path`; when the block ends well it takes that place, flushed to the disk.
+
+    Raises UsageError for a `path` that is there already.
+    """
+    target = Path(path).absolute()
+    _refuse_existing(target)
+    with explained(path), replacing(target) as temporary:
+        yield temporary
+        _refuse_existing(target)  # it may have come while the block ran
+
+
+@contextmanager
 def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """Give an empty temporary folder beside `path`; when the block ends well it takes that place, flushed to the disk.
 

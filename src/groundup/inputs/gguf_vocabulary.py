@@ -23,7 +23,11 @@ from groundup.inputs.vocabulary import (
     wordpiece,
 )
 
-UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6  # of tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # of tokenizer.ggml.token_type
+KEYS = {  # our names of the special tokens -> tokenizer.ggml.NAME_token_id, spelled as there
+    "bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask",
+}  # fmt: skip
+STOPS = ("eot_token_id", "eom_token_id")  # where llama.cpp ends a text, beside eos_token_id
 
 # tokenizer.ggml.pre -> how text is cut into words. llama.cpp gives a name to each tokenizer.json that it has met.
 _gpt2 = byte_level
@@ -55,8 +59,7 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
         raise GroundupError(f"tokenizer.ggml.token_type has {len(types)} entries for {len(tokens)} tokens.")
 
     names = {}
-    for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("sep", "seperator"), ("pad", "padding"),
-                      ("cls", "cls"), ("mask", "mask")):  # fmt: skip
+    for name, key in KEYS.items():
         place = metadata.get(f"tokenizer.ggml.{key}_token_id", metadata.get(f"tokenizer.ggml.{name}_token_id"))
         if place is not None:
             if not 0 <= int(place) < len(tokens):
@@ -65,7 +68,7 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
 
     control = [token for token, type_ in zip(tokens, types, strict=False) if type_ == CONTROL]
     if kind == "gpt2":
-        backend = _byte_level(metadata, tokens)
+        backend = _byte_level(metadata, tokens, types)
     elif kind == "llama":
         backend = _sentencepiece(metadata, tokens, types)
     elif kind == "bert":
@@ -86,7 +89,7 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
     return Vocabulary(backend, names, template, "the GGUF file")
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
+def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> Backend:
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if pre not in PRE_TOKENIZERS:
         raise GroundupError(
@@ -96,7 +99,8 @@ def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
     merges = [tuple(merge.split(" ")) for merge in _strings(metadata, "merges")]
     if any(len(merge) != 2 for merge in merges):
         raise GroundupError("tokenizer.ggml.merges has an entry that is not two tokens with a space between them.")
-    vocab = {token: place for place, token in enumerate(tokens)}
+    unused = {place for place, type_ in enumerate(types) if type_ == UNUSED}  # which fill the model's table up
+    vocab = {token: place for place, token in enumerate(tokens) if place not in unused}
     unknown = next((part for merge in merges for part in (*merge, "".join(merge)) if part not in vocab), None)
     if unknown is not None:
         raise GroundupError(f"tokenizer.ggml.merges speaks of {unknown!r}, which is not in the vocabulary.")
@@ -143,3 +147,9 @@ def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
         raise GroundupError(f"This GGUF file has no tokenizer: tokenizer.ggml.{key} is not a list of texts.")
     return values
+
+
+def stops_from_gguf(metadata: Mapping[str, Any]) -> set[int]:
+    """The ids that end a text, beside the end-of-text token."""
+    found = (metadata.get(f"tokenizer.ggml.{key}") for key in STOPS)
+    return {int(place) for place in found if place is not None}

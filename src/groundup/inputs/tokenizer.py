@@ -19,7 +19,8 @@ from groundup.core.files import atomic_write, write_json
 from groundup.inputs.chat import Control, Messages, Rendered, render_marked
 from groundup.inputs.encoder import Encoder
 from groundup.inputs.folder import vocabulary_from_folder
-from groundup.inputs.gguf_vocabulary import vocabulary_from_gguf
+from groundup.inputs.gguf_tokens import metadata_of
+from groundup.inputs.gguf_vocabulary import stops_from_gguf, vocabulary_from_gguf
 from groundup.inputs.stream import Stream
 from groundup.inputs.vocabulary import Vocabulary
 
@@ -81,7 +82,7 @@ class Tokenizer:
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], *, stop_ids: Iterable[int] = ()) -> Tokenizer:
         """The tokenizer inside a GGUF file, from its metadata."""
-        return cls(vocabulary_from_gguf(metadata), stop_ids=stop_ids)
+        return cls(vocabulary_from_gguf(metadata), stop_ids={*stop_ids, *stops_from_gguf(metadata)})
 
     # --- text ---------------------------------------------------------------------------------------------------------
 
@@ -226,6 +227,13 @@ class Tokenizer:
         write_json(folder / "special_tokens_map.json", self._names)
         if self.template is not None:
             atomic_write(folder / "chat_template.jinja", self.template)
+
+    def to_gguf(self, size: int) -> dict[str, Any]:
+        """The metadata (`tokenizer.*`) of a GGUF file for a model of `size` tokens.
+
+        Raises UsageError for a kind of tokenizer that GGUF cannot say.
+        """
+        return metadata_of(self._json(), self._backend, self._names, self.template, self.stop_ids, size)
 
     def to_json(self) -> str:
         """The content of tokenizer.json, for libraries that read one."""

@@ -5,9 +5,13 @@ ids ── embed + positions ──[ norm ─ attn ─(+)─ norm ─ mlp ─(+)
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
 
 from groundup.core.config import ANY, FamilyConfig
+from groundup.core.errors import UsageError
 from groundup.core.labels import SCORES, lines
 from groundup.core.rules import Rules, rules
 from groundup.nn.attention import Attention
@@ -108,4 +112,59 @@ def hugging_face(c: Config) -> Rules:
         "h.{i}.attn.bias              -> ignore",  # the causal triangle that old files carry
         "h.{i}.attn.masked_bias       -> ignore",
         prefix="transformer.",
+    )
+
+
+def gguf(c: Config) -> Rules:
+    """Names in a `.gguf`; matrices stand there as [out, in], q, k and v one over the other."""
+    return rules(
+        "token_embd.weight            -> embed.tokens.weight",
+        "position_embd.weight         -> embed.positions.weight",
+        "blk.{i}.attn_norm.weight     -> blocks.{i}.attn_norm.weight",
+        "blk.{i}.attn_norm.bias       -> blocks.{i}.attn_norm.bias",
+        "blk.{i}.attn_qkv.weight      -> blocks.{i}.attn.{q,k,v}.weight | split",
+        "blk.{i}.attn_qkv.bias        -> blocks.{i}.attn.{q,k,v}.bias   | split",
+        "blk.{i}.attn_output.weight   -> blocks.{i}.attn.o.weight",
+        "blk.{i}.attn_output.bias     -> blocks.{i}.attn.o.bias",
+        "blk.{i}.ffn_norm.weight      -> blocks.{i}.mlp_norm.weight",
+        "blk.{i}.ffn_norm.bias        -> blocks.{i}.mlp_norm.bias",
+        "blk.{i}.ffn_up.weight        -> blocks.{i}.mlp.up.weight",
+        "blk.{i}.ffn_up.bias          -> blocks.{i}.mlp.up.bias",
+        "blk.{i}.ffn_down.weight      -> blocks.{i}.mlp.down.weight",
+        "blk.{i}.ffn_down.bias        -> blocks.{i}.mlp.down.bias",
+        "output_norm.weight           -> norm.weight",
+        "output_norm.bias             -> norm.bias",
+        "output.weight                -> head.weight | tie(embed.tokens.weight)",
+    )
+
+
+def config_to_gguf(c: Config) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config as a `.gguf` says it: metadata, and no tensors. UsageError for what it cannot say."""
+    if c.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
+        raise UsageError(f"a .gguf cannot say that a gpt2 has activation_function {c.activation_function!r}")
+    if not c.scale_attn_weights or c.scale_attn_by_inverse_layer_idx:
+        raise UsageError("a .gguf cannot say that a gpt2 scales its scores otherwise: save it as a folder")
+    return {
+        "general.architecture": "gpt2",
+        "gpt2.context_length": c.n_positions,
+        "gpt2.embedding_length": c.n_embd,
+        "gpt2.block_count": c.n_layer,
+        "gpt2.feed_forward_length": c.n_inner or 4 * c.n_embd,
+        "gpt2.attention.head_count": c.n_head,
+        "gpt2.attention.layer_norm_epsilon": c.layer_norm_epsilon,
+    }, {}
+
+
+def config_from_gguf(m: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Config:
+    """The config that a `.gguf` spells out."""
+    width, inner = m["gpt2.embedding_length"], m["gpt2.feed_forward_length"]
+    return Config(
+        vocab_size=len(m["tokenizer.ggml.tokens"]),
+        n_positions=m["gpt2.context_length"],
+        n_embd=width,
+        n_layer=m["gpt2.block_count"],
+        n_head=m["gpt2.attention.head_count"],
+        n_inner=None if inner == 4 * width else inner,
+        layer_norm_epsilon=float(m["gpt2.attention.layer_norm_epsilon"]),
+        tie_word_embeddings="output.weight" not in tensors,
     )

@@ -7,15 +7,18 @@ Several query heads may share a key head (grouped queries). SmolLM2 is of this f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from groundup.core.config import ANY
-from groundup.core.errors import UsageError
-from groundup.core.rules import Rules, rules
+from groundup.core.rules import Rules
 from groundup.models.llama_like import LABELS, LlamaLike, decoder, hugging_face
+from groundup.models.llama_like_gguf import heard, names, said
 from groundup.nn.stack import Decoder
 
-__all__ = ["LABELS", "Config", "build", "config_from_gguf", "gguf", "hugging_face"]
+__all__ = ["LABELS", "Config", "build", "config_from_gguf", "config_to_gguf", "gguf", "hugging_face"]
 
 
 class Config(LlamaLike):
@@ -41,42 +44,15 @@ def build(c: Config) -> Decoder:
 
 def gguf(c: Config) -> Rules:
     """Names in a `.gguf`; q and k are stored with neighbouring pairs."""
-    return rules(
-        "token_embd.weight            -> embed.tokens.weight",
-        "blk.{i}.attn_norm.weight     -> blocks.{i}.attn_norm.weight",
-        f"blk.{{i}}.attn_q.weight     -> blocks.{{i}}.attn.q.weight | rotary({c.num_attention_heads})",
-        f"blk.{{i}}.attn_k.weight     -> blocks.{{i}}.attn.k.weight | rotary({c.kv_heads})",
-        "blk.{i}.attn_v.weight        -> blocks.{i}.attn.v.weight",
-        "blk.{i}.attn_output.weight   -> blocks.{i}.attn.o.weight",
-        "blk.{i}.ffn_norm.weight      -> blocks.{i}.mlp_norm.weight",
-        "blk.{i}.ffn_gate.weight      -> blocks.{i}.mlp.gate.weight",
-        "blk.{i}.ffn_up.weight        -> blocks.{i}.mlp.up.weight",
-        "blk.{i}.ffn_down.weight      -> blocks.{i}.mlp.down.weight",
-        "output_norm.weight           -> norm.weight",
-        "output.weight                -> head.weight | tie(embed.tokens.weight)",
-        "rope_freqs.weight            -> ignore",
-    )
+    return names(c, neighbours=True)
 
 
-def config_from_gguf(m: dict[str, Any], tensors: set[str]) -> Config:
-    """The config that a `.gguf`'s metadata spell out."""
-    heads, width = m["llama.attention.head_count"], m["llama.embedding_length"]
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": float(m.get("llama.rope.freq_base", 10000.0))}
-    kind = m.get("llama.rope.scaling.type", "none")
-    if kind == "linear":
-        rope |= {"rope_type": "linear", "factor": float(m["llama.rope.scaling.factor"])}
-    elif kind != "none" or "rope_freqs.weight" in tensors:
-        raise UsageError(f"this .gguf scales its rotary positions ({kind}, or a table); load the Hugging Face folder")
-    return Config(
-        vocab_size=len(m["tokenizer.ggml.tokens"]),
-        hidden_size=width,
-        intermediate_size=m["llama.feed_forward_length"],
-        num_hidden_layers=m["llama.block_count"],
-        num_attention_heads=heads,
-        num_key_value_heads=m.get("llama.attention.head_count_kv", heads),
-        head_dim=m.get("llama.attention.key_length", width // heads),
-        max_position_embeddings=m["llama.context_length"],
-        rms_norm_eps=float(m["llama.attention.layer_norm_rms_epsilon"]),
-        rope_parameters=rope,
-        tie_word_embeddings="output.weight" not in tensors,
-    )
+def config_to_gguf(c: Config) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config as a `.gguf` says it: metadata, and tensors. UsageError for what it cannot say."""
+    return said(c, "llama")
+
+
+def config_from_gguf(m: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Config:
+    """The config that a `.gguf` spells out."""
+    attention, mlp = "blk.0.attn_q.bias" in tensors, "blk.0.ffn_gate.bias" in tensors
+    return Config(**heard(m, tensors, "llama"), attention_bias=attention, mlp_bias=mlp)

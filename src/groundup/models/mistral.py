@@ -5,12 +5,16 @@ ids ── embed ──[ norm ─ attn in a window ─(+)─ norm ─ mlp ─(+)
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+from torch import Tensor
+
+from groundup.core.rules import Rules
 from groundup.models.llama_like import LABELS, LlamaLike, decoder, hugging_face
+from groundup.models.llama_like_gguf import names, said
 from groundup.nn.stack import Decoder
 
-__all__ = ["LABELS", "Config", "build", "hugging_face"]
+__all__ = ["LABELS", "Config", "build", "config_to_gguf", "gguf", "hugging_face"]
 
 
 class Config(LlamaLike):
@@ -28,3 +32,13 @@ class Config(LlamaLike):
 def build(c: Config) -> Decoder:
     """The network of this config, with no numbers in it yet."""
     return decoder(c, attention=lambda layer: {"window": c.sliding_window})
+
+
+def gguf(c: Config) -> Rules:
+    """Names in a `.gguf`: those of a Llama, which it is for llama.cpp, and when such a file is loaded."""
+    return names(c, neighbours=True)
+
+
+def config_to_gguf(c: Config) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config as a `.gguf` says it: metadata, and tensors. UsageError for a window, which it cannot say."""
+    return said(c, "llama", [c.sliding_window])

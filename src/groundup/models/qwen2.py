@@ -5,12 +5,17 @@ ids ── embed ──[ norm ─ attn ─(+)─ norm ─ mlp ─(+) ] × layers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from torch import Tensor
+
+from groundup.core.rules import Rules
 from groundup.models.llama_like import LABELS, LlamaLike, decoder, hugging_face
+from groundup.models.llama_like_gguf import heard, names, said
 from groundup.nn.stack import Decoder
 
-__all__ = ["LABELS", "Config", "build", "hugging_face"]
+__all__ = ["LABELS", "Config", "build", "config_from_gguf", "config_to_gguf", "gguf", "hugging_face"]
 
 
 class Config(LlamaLike):
@@ -46,3 +51,18 @@ class Config(LlamaLike):
 def build(c: Config) -> Decoder:
     """The network of this config, with no numbers in it yet."""
     return decoder(c, attention=lambda layer: {"bias": True, "out_bias": False, "window": c.window(layer)})
+
+
+def gguf(c: Config) -> Rules:
+    """Names in a `.gguf`."""
+    return names(c, neighbours=False)
+
+
+def config_to_gguf(c: Config) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config as a `.gguf` says it: metadata, and tensors. UsageError for a window, which it cannot say."""
+    return said(c, "qwen2", map(c.window, range(c.num_hidden_layers)))
+
+
+def config_from_gguf(m: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Config:
+    """The config that a `.gguf` spells out."""
+    return Config(**heard(m, tensors, "qwen2"))

@@ -5,14 +5,19 @@ ids ── embed ──[ norm ─ attn (q, k normed) ─(+)─ norm ─ mlp ─(
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from torch import Tensor
+
+from groundup.core.rules import Rules
 from groundup.models import qwen2
 from groundup.models.llama_like import LABELS, decoder, hugging_face
+from groundup.models.llama_like_gguf import heard, names, said
 from groundup.nn.norms import RMSNorm
 from groundup.nn.stack import Decoder
 
-__all__ = ["LABELS", "Config", "build", "hugging_face"]
+__all__ = ["LABELS", "Config", "build", "config_from_gguf", "config_to_gguf", "gguf", "hugging_face"]
 
 
 class Config(qwen2.Config):
@@ -35,3 +40,18 @@ def build(c: Config) -> Decoder:
         return {"bias": c.attention_bias, "window": c.window(layer), "q_norm": norm(), "k_norm": norm()}
 
     return decoder(c, attention=attention)
+
+
+def gguf(c: Config) -> Rules:
+    """Names in a `.gguf`."""
+    return names(c, neighbours=False)
+
+
+def config_to_gguf(c: Config) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config as a `.gguf` says it: metadata, and tensors. UsageError for a window, which it cannot say."""
+    return said(c, "qwen3", map(c.window, range(c.num_hidden_layers)))
+
+
+def config_from_gguf(m: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Config:
+    """The config that a `.gguf` spells out."""
+    return Config(**heard(m, tensors, "qwen3"), attention_bias="blk.0.attn_q.bias" in tensors)

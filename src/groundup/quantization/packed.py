@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -82,7 +82,7 @@ class Packed(Stored):
         return plan.product(x, self.tiles, self.layout, self.shape[0], bias)
 
 
-def packable(storage: object) -> bool:
+def packable(storage: object) -> TypeGuard[Blocks | Whole]:
     """Whether the library has a layout for this storage."""
     if isinstance(storage, Blocks):
         return storage.kind.name in LAYOUTS
@@ -112,7 +112,7 @@ def packed(network: Network) -> tuple[Network, list[str]]:
     for name, holder in holders(network).items():
         storage = holder.weight
         if packable(storage):
-            made.setdefault(id(storage), Packed(storage, found))  # type: ignore[arg-type]
+            made.setdefault(id(storage), Packed(storage, found))
             holder.weight = made[id(storage)]
             told.append(name)
     return network, told
