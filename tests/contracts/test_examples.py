@@ -22,6 +22,7 @@ def test_answer(starter):
     assert "Paris" in said and '{"colour": "' in said
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_tune(starter, tmp_path):
     starter("smollm2-135m-instruct")
@@ -29,6 +30,7 @@ def test_tune(starter, tmp_path):
     assert "takes effect" in said and (tmp_path / "run" / "loss.png").exists() and (tmp_path / "merged").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_methods(starter):
     starter("smollm2-135m-instruct")
@@ -36,6 +38,7 @@ def test_methods(starter):
     assert said.count("the same as alone: True") == 4 and "LoRA rank 4 on 210 linears" in said
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_vera(starter, tmp_path):
     starter("smollm2-135m-instruct")

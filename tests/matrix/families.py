@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -88,6 +89,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 ENCODERS = {"bert", "distilbert", "roberta"}
 TWO_HALVES = {"switch_transformers", "t5", "transformer"}
 LENGTHS = (5, 11, 1, 7)
+
+# Families of the very parts of another one, whose laws are watched by the slower run alone.
+KIN = {"mistral", "qwen2", "gemma", "roberta", "distilbert", "openai-gpt"}
+MATRIX = [pytest.param(family, marks=pytest.mark.slow) if family in KIN else family for family in FAMILIES]
 
 
 def written(new_folder: Callable[[str], Path]) -> Callable[[str], Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import ENCODERS, FAMILIES, TWO_HALVES, call, close, logits, stirred
+from families import ENCODERS, FAMILIES, MATRIX, TWO_HALVES, call, close, logits, stirred
 
 import groundup as gu
 from groundup.core.errors import UsageError
@@ -62,7 +62,7 @@ def test_every_method_is_here():
     assert {type(m) for m in CASES.values()} == set(METHODS.values()) - {PromptMixture}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MATRIX)
 @pytest.mark.parametrize("case", ADAPTERS)
 class TestAdapters:
     def test_identity_at_the_start_and_off_is_the_base_to_the_bit(self, folders, family, case):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from families import FAMILIES, call, close, logits, stirred
+from families import MATRIX, call, close, logits, stirred
 from test_laws import CASES
 
 import groundup as gu
@@ -23,7 +23,7 @@ def loosened(model: gu.Model) -> gu.Model:
     return replace(model, network=shrink.loosened(model.network))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MATRIX)
 @pytest.mark.parametrize("kind", KINDS)
 class TestStorages:
     def test_it_computes_with_the_matrix_that_it_stands_for(self, folders, family, kind):

@@ -90,17 +90,22 @@ def _opened() -> tuple[ctypes.CDLL | None, str]:
     return found, ""
 
 
+def _names(functions: ctypes.CDLL) -> list[str]:
+    """Of all paths that the library knows, the best last."""
+    names: list[str] = []
+    while (name := functions.groundup_path(len(names))) is not None:
+        names.append(name.decode())
+    return names
+
+
 @cache
 def paths() -> tuple[tuple[str, bool], ...]:
     """Every path that was compiled for this sort of processor, and whether this one can run it; the best last."""
     functions, _ = _opened()
     if functions is None:
         return ()
-    names: list[bytes] = []
-    while (name := functions.groundup_path(len(names))) is not None:
-        names.append(name)
-    usable = [functions.groundup_usable(i) for i in range(len(names))]
-    return tuple((name.decode(), state == 2) for name, state in zip(names, usable, strict=True) if state)
+    states = [(name, functions.groundup_usable(i)) for i, name in enumerate(_names(functions))]
+    return tuple((name, state == 2) for name, state in states if state)
 
 
 def library() -> Library | None:
@@ -111,9 +116,7 @@ def library() -> Library | None:
 
 @cache
 def _taken(functions: ctypes.CDLL, forced: str) -> Library:
-    every: list[str] = []
-    while (name := functions.groundup_path(len(every))) is not None:
-        every.append(name.decode())
+    every = _names(functions)
     usable = [name for name, here in paths() if here]
     if forced and forced not in usable:
         raise UsageError(f"{FORCED}={forced}: this machine runs {', '.join(usable)}; unset it to take the best")
