@@ -5,9 +5,9 @@ Two programs whose threads both want the same cores crawl, so beside other worke
 
 import os
 
-import jaxtyping
+import checked
 
-jaxtyping.install_import_hook("groundup", "checked.checked")
+checked.install("groundup")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 from collections.abc import Callable  # noqa: E402

@@ -149,16 +149,15 @@ def test_from_a_model_and_what_is_refused(starter, tmp_path, capsys):
         Lookup(-1)
     with pytest.raises(UsageError, match="for beams"):
         lm.generate(text, lookup=2, beams=2, max_tokens=3)
-    assert (
-        main(["generate", "smollm2-135m-instruct", text, "--max-tokens", "6", "--temperature", "0", "--lookup", "3"])
-        == 0
-    )
+    words = ["generate", "smollm2-135m-instruct", text, "--max-tokens", "6", "--precision", "float32"]
+    assert main([*words, "--temperature", "0", "--lookup", "3"]) == 0
     assert capsys.readouterr().out.strip() == str(plain).strip()
     tuned = gu.adapt(lm, gu.LoRA(rank=2))
     assert ahead(lm, tuned, None).adapter == "mine"  # type: ignore[union-attr]
     rows, out = tmp_path / "rows.jsonl", tmp_path / "said.jsonl"
     rows.write_text(json.dumps({"prompt": text}) + "\n")
     words = ["generate", "smollm2-135m-instruct", "--data", str(rows), "--out", str(out), "--max-tokens", "4"]
+    words += ["--precision", "float32"]
     assert main([*words, "--temperature", "0", "--draft", "smollm2-135m-instruct"]) == 0
     assert json.loads(out.read_text())["answer"] == lm.chat(
         [{"role": "user", "content": text}], max_tokens=4, temperature=0

@@ -42,7 +42,7 @@ def test_an_adapter_for_another_base_is_refused(folders, tmp_path):
     tuned = stirred(gu.adapt(gu.load(folders("llama")), LoRA()))
     gu.save(tuned, tmp_path / "adapter")
     base = gu.load(folders("llama"))
-    other = replace(base, origin=replace(base.origin, fingerprint="0" * 64))
+    other = replace(base, origin=replace(base.origin, identity="0" * 64))
     with pytest.raises(GroundupError, match="trained on"):
         add_adapter(other, tmp_path / "adapter")
 
@@ -159,7 +159,8 @@ def test_settings_of_a_newer_peft_are_named(folders, tmp_path):
 def test_linears_are_named_alike_in_all_families(folders):
     for family in FAMILIES:
         names = list(linears(gu.load(folders(family)).network))
-        assert any(n.endswith("attn.q") for n in names) and any(n.endswith("mlp.down") for n in names)
+        assert any(n.endswith("attn.q") for n in names)
+        assert any(n.endswith("mlp.down") or "mlp.down." in n for n in names)
 
 
 def test_an_adapter_with_its_base_beside_it_loads_in_peft_and_here(folders, tmp_path):

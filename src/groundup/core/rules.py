@@ -180,12 +180,13 @@ _LIST = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _NUMBER = re.compile(r"\{(\w+)\}")
 
 
-def _expand(pattern: str) -> list[str]:
-    """`a.{q,k}.w` -> [`a.q.w`, `a.k.w`]."""
+@lru_cache(maxsize=4096)
+def _expand(pattern: str) -> tuple[str, ...]:
+    """`a.{q,k}.w` -> (`a.q.w`, `a.k.w`)."""
     found = _LIST.search(pattern)
     if not found:
-        return [pattern]
-    return [pattern[: found.start()] + word.strip() + pattern[found.end() :] for word in found[1].split(",")]
+        return (pattern,)
+    return tuple(pattern[: found.start()] + word.strip() + pattern[found.end() :] for word in found[1].split(","))
 
 
 @lru_cache(maxsize=4096)
@@ -221,8 +222,9 @@ class Rules:
         plan, filled = Plan(), set[str]()
         waiting = {name: self._spelled(name) for name in names}
         for rule in self.table:
+            first = self._pattern(_expand(rule.source)[0])
             for name, spelled in list(waiting.items()):
-                hit = self._match(_expand(rule.source)[0], spelled)
+                hit = first.fullmatch(spelled)
                 if hit is None or name not in waiting:
                     continue
                 group = (name, *self._companions(rule, hit, waiting))
@@ -247,8 +249,9 @@ class Rules:
             if rule.ignored:
                 continue
             targets = _expand(rule.target)
+            first = _compile(targets[0])
             for name in list(waiting):
-                hit = _compile(targets[0]).fullmatch(name)
+                hit = first.fullmatch(name)
                 if hit is None or name not in waiting:
                     continue
                 group = tuple(_fill(t, hit.groupdict()) for t in targets)
@@ -291,15 +294,16 @@ class Rules:
         head, dot, last = name.rpartition(".")
         return head + dot + self.spellings.get(last, last)
 
-    def _match(self, source: str, name: str) -> re.Match[str] | None:
+    def _pattern(self, source: str) -> re.Pattern[str]:
         outside = source.startswith("/")
-        return _compile(source.removeprefix("/"), "" if outside else self.prefix).fullmatch(name)
+        return _compile(source.removeprefix("/"), "" if outside else self.prefix)
 
     def _companions(self, rule: Rule, first: re.Match[str], waiting: Mapping[str, str]) -> Iterable[str]:
         """The other sources of a `join`, with the same numbers."""
         for source in _expand(rule.source)[1:]:
+            pattern = self._pattern(source)
             for name, spelled in waiting.items():
-                hit = self._match(source, spelled)
+                hit = pattern.fullmatch(spelled)
                 if hit is not None and hit.groupdict() == first.groupdict():
                     yield name
                     break
