@@ -24,8 +24,11 @@ def checked(thing: Any) -> Any:
         return type(thing)(checked(thing.__func__))
     if isinstance(thing, property):
         return property(*(f and checked(f) for f in (thing.fget, thing.fset, thing.fdel)))
+    written = dict(thing.__annotations__)
+    thing.__annotations__ = meant = {name: _known(hint, thing.__globals__) for name, hint in written.items()}
     known = typed(thing)
-    if not ARRAY.search(" ".join(map(str, getattr(thing, "__annotations__", {}).values()))):
+    thing.__annotations__ = known.__annotations__ = written
+    if not ARRAY.search(" ".join(map(str, meant.values()))):
         return known
 
     @functools.wraps(known)
@@ -34,6 +37,14 @@ def checked(thing: Any) -> Any:
             return known(*arguments, **named)
 
     return sized
+
+
+def _known(hint: Any, names: dict[str, Any]) -> Any:
+    """What a written annotation means; anything, where it names what is there for type checkers alone."""
+    try:
+        return eval(hint, names) if isinstance(hint, str) else hint
+    except Exception:
+        return Any
 
 
 def install(package: str) -> None:
