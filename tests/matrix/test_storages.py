@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from families import MATRIX, call, close, logits, stirred
+from families import FAMILIES, KIN, call, close, logits, stirred
 from test_laws import CASES
 
 import groundup as gu
@@ -17,14 +17,19 @@ KINDS = ["int8", "llm-int8", "nf4", "fp4:double=false", "q8_0", "int4"]
 METHODS = ["lora", "dora", "ia3", "prompt", "prefix", "llama-adapter", "bottleneck", "bitfit"]
 
 
+def often(kind: str, family: str) -> object:
+    """Every kind on one family of each shape, and every family with one kind; the other pairs are for the slower run."""
+    seen = family in ("bert", "llama", "t5") or (kind == "nf4" and family not in KIN)
+    return pytest.param(kind, family, marks=() if seen else pytest.mark.slow)
+
+
 def loosened(model: gu.Model) -> gu.Model:
     from dataclasses import replace
 
     return replace(model, network=shrink.loosened(model.network))
 
 
-@pytest.mark.parametrize("family", MATRIX)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "family"), [often(kind, family) for kind in KINDS for family in FAMILIES])
 class TestStorages:
     def test_it_computes_with_the_matrix_that_it_stands_for(self, folders, family, kind):
         base = gu.load(folders(family))
@@ -48,9 +53,11 @@ class TestStorages:
         assert json.loads((tmp_path / "small" / "ledger.json").read_text())["costs"][0]["to"] == small.costs[0]["to"]
 
 
-@pytest.mark.parametrize("family", ["bert", "bloom", "gpt2", "llama", "t5"])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [often(kind, family) for kind in ("int8", "nf4") for family in ("bert", "bloom", "gpt2", "llama", "t5")],
+)
 class TestTuned:
     def made(self, folders, family, method, kind):
         small = gu.quantize(gu.load(folders(family)), kind)
