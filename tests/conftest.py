@@ -5,18 +5,28 @@ Two programs whose threads both want the same cores crawl, so beside other worke
 
 import os
 
-import checked
+if "PYTEST_XDIST_WORKER" in os.environ:  # whose variables are those of the process that started it, which was here, too
+    os.environ["OMP_NUM_THREADS"] = "1"
+THREADS = os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import checked  # noqa: E402
 
 checked.install("groundup")
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+torch.set_num_threads(int(THREADS))
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before() -> Iterator[None]:
+    """A verb's --threads is for its process, which here goes on to the next test."""
+    yield
+    torch.set_num_threads(int(THREADS))
 
 
 @pytest.fixture(scope="session")

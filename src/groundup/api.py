@@ -1,4 +1,4 @@
-"""The verbs: load, build, pretrain, adapt, finetune, compare, combine, quantize, convert, evaluate, merge, save; and download, starters, doctor.
+"""The verbs: load, build, pretrain, adapt, estimate, finetune, compare, combine, quantize, convert, evaluate, merge, save; and download, starters, doctor.
 
 None of them changes what it is given, but for `finetune(..., consume=True)`. Long ones tell how far they are through `on_progress`.
 """
@@ -50,6 +50,7 @@ from groundup.quantization.packed import in_eight_bits
 from groundup.quantization.stored import Kind
 from groundup.training.compare import compare
 from groundup.training.convert import convert
+from groundup.training.estimate import estimate
 from groundup.training.finetune import finetune
 from groundup.training.pretrain import pretrain
 from groundup.training.range_test import find_learning_rate
@@ -65,6 +66,7 @@ __all__ = [
     "convert",
     "doctor",
     "download",
+    "estimate",
     "evaluate",
     "find_learning_rate",
     "finetune",

@@ -17,9 +17,10 @@ _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 REPOSITORY = re.compile(rf"(?!.*(?:--|\.\.)){_PART}(?:/{_PART})?")
 
 
-def fetch(repo_id: str, revision: str | None = None) -> Path:
+def fetch(repo_id: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The folder of a model of the hub, fetched first where the cache does not have it.
 
+    weights  False: all but the weights is fetched
     `revision` is a branch, tag or commit; left out, the newest. HF_HUB_OFFLINE, HF_HOME, HF_TOKEN and HF_ENDPOINT work
     as everywhere. UsageError: no such model, revision or form of id, or one without safetensors. GroundupError: no
     access, or no way to the hub.
@@ -32,7 +33,8 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
 
     at = f"'{repo_id}'" if revision is None else f"'{repo_id}' at '{revision}'"
     try:
-        folder = snapshot_download(repo_id, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+        unwanted = UNWANTED if weights else [*UNWANTED, "*.safetensors"]
+        folder = snapshot_download(repo_id, revision=revision, allow_patterns=WANTED, ignore_patterns=unwanted)
     except hub.GatedRepoError:
         page = f"{constants.ENDPOINT}/{repo_id}"
         raise GroundupError(
@@ -53,7 +55,7 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
         raise GroundupError(f"{at} cannot be fetched from the hub: {_line(error)}") from error
     except Exception as error:  # of whatever HTTP library the hub's client of this version uses, or of the disk
         raise GroundupError(f"{at} cannot be fetched from the hub: {type(error).__name__}: {_line(error)}") from error
-    if not any(Path(folder).rglob("*.safetensors")):
+    if weights and not any(Path(folder).rglob("*.safetensors")):
         raise UsageError(
             f"The hub's {at} has no safetensors. Choose a model that has; pickles (.bin, .pt) are never opened, and a "
             ".gguf file is loaded by its path when you have downloaded it."

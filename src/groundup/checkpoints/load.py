@@ -81,8 +81,11 @@ def whole(folder: Path) -> Path:
     return folder / "best" if trained else folder
 
 
-def resolve(name: str | Path, revision: str | None = None) -> Path:
-    """The file or folder behind a path, a run's folder, a starter's name or a hub id."""
+def resolve(name: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+    """The file or folder behind a path, a run's folder, a starter's name or a hub id.
+
+    weights  False: of a hub id all but its weights is enough
+    """
     path = Path(name).expanduser()
     if path.exists():
         if revision is not None:
@@ -93,7 +96,7 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
             raise UsageError(f"{name} is a data set, not a model")
         return starters.fetch(str(name))
     if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
-        return hub.fetch(str(name), revision)
+        return hub.fetch(str(name), revision, weights=weights)
     known = ", ".join(n for n, s in starters.STARTERS.items() if s.kind == "model")
     raise UsageError(f"{name}: no such file or folder, and no starter; starters: {known}; hub ids are owner/name")
 
@@ -113,25 +116,13 @@ def load(
     Raises UsageError for a config that is not supported, GroundupError for files that do not fit their config.
     """
     path = resolve(name, revision)
-    if path.is_dir():
-        return _folder(str(name), path, dtype)
-    if path.suffix == ".gguf":
-        return _gguf(str(name), path, dtype, keep, pack)
-    raise UsageError(f"{path}: not a model; give a .gguf file or a folder with config.json and model.safetensors")
+    return _folder(str(name), path, dtype) if path.is_dir() else _gguf(str(name), path, dtype, keep, pack)
 
 
 def _gguf(name: str, path: Path, dtype: torch.dtype | None, keep: Collection[str], pack: bool) -> Loaded:
-    source = open_gguf(path)
+    source = opened(path)
+    family, config = gguf_config(source, path)
     metadata = dict(source.metadata)
-    architecture = metadata.get("general.architecture")
-    if architecture not in GGUF_FAMILIES:
-        known = ", ".join(GGUF_FAMILIES)
-        raise UsageError(f"{path.name}: a .gguf of architecture {architecture!r} cannot be read; supported: {known}")
-    family = getattr(models, architecture)
-    try:
-        config = family.config_from_gguf(metadata, source.tensors)
-    except KeyError as e:
-        raise GroundupError(f"{path.name}: the key {e.args[0]} is missing from its metadata") from None
     network, notes = assemble(
         family, config, family.gguf(config), source, dtype, path.name, _blocks(source, keep), pack
     )
@@ -140,26 +131,59 @@ def _gguf(name: str, path: Path, dtype: torch.dtype | None, keep: Collection[str
     return Loaded(network, family, config, Tokenizer.from_gguf(metadata), {}, origin, notes)
 
 
+def opened(path: Path) -> GGUF:
+    if path.suffix != ".gguf":
+        raise UsageError(f"{path}: not a model; give a .gguf file or a folder with config.json and model.safetensors")
+    return open_gguf(path)
+
+
+def gguf_config(source: GGUF, path: Path) -> tuple[ModuleType, FamilyConfig]:
+    """The family and the config that a `.gguf` file's header names."""
+    metadata = dict(source.metadata)
+    architecture = metadata.get("general.architecture")
+    if architecture not in GGUF_FAMILIES:
+        known = ", ".join(GGUF_FAMILIES)
+        raise UsageError(f"{path.name}: a .gguf of architecture {architecture!r} cannot be read; supported: {known}")
+    family = getattr(models, architecture)
+    try:
+        return family, family.config_from_gguf(metadata, source.tensors)
+    except KeyError as e:
+        raise GroundupError(f"{path.name}: the key {e.args[0]} is missing from its metadata") from None
+
+
 def _folder(name: str, path: Path, dtype: torch.dtype | None) -> Loaded:
-    if not (path / "config.json").exists():
-        raise UsageError(f"{path}: no config.json in it, so this is not a model's folder")
-    public = read_json(path / "config.json")
-    kind = public.get("model_type") if isinstance(public, dict) else None
-    if kind not in models.FAMILIES:
-        raise UsageError(f"{path.name}: model_type {kind!r} is not supported; supported: {', '.join(models.FAMILIES)}")
-    family, small = getattr(models, kind), public.pop(quantized.KEY, None)
-    config = family.Config.from_public(public)
+    family, config, public = folder_config(path)
+    small = public.get(quantized.KEY)
     source = open_safetensors(path)
     if small is None:
         network, notes = assemble(family, config, family.hugging_face(config), source, dtype, path.name)
         config = _as_built(config, network, family.hugging_face(config))
     else:
         network, notes = _stored(family, config, small, source, dtype, path.name)
-    generation = read_json(path / "generation_config.json") if (path / "generation_config.json").exists() else {}
+    generation = generation_of(path)
     base = small.get("base") if small else None
     known = str(base["fingerprint"]) if isinstance(base, dict) and "fingerprint" in base else None
-    origin = Origin(name, path, source.fingerprint if known is None else known, "safetensors", kind)
-    return Loaded(network, family, config, _tokenizer(path, generation, public), generation, origin, notes)
+    origin = Origin(
+        name, path, source.fingerprint if known is None else known, "safetensors", str(public["model_type"])
+    )
+    return Loaded(network, family, config, tokenizer_in(path, generation, public), generation, origin, notes)
+
+
+def folder_config(path: Path) -> tuple[ModuleType, FamilyConfig, dict[str, Any]]:
+    """The family, the config, and the config.json of a folder."""
+    if not (path / "config.json").exists():
+        raise UsageError(f"{path}: no config.json in it, so this is not a model's folder")
+    public = read_json(path / "config.json")
+    kind = public.get("model_type") if isinstance(public, dict) else None
+    if kind not in models.FAMILIES:
+        raise UsageError(f"{path.name}: model_type {kind!r} is not supported; supported: {', '.join(models.FAMILIES)}")
+    family = getattr(models, kind)
+    known = {key: value for key, value in public.items() if key != quantized.KEY}
+    return family, family.Config.from_public(known), public
+
+
+def generation_of(path: Path) -> dict[str, Any]:
+    return read_json(path / "generation_config.json") if (path / "generation_config.json").exists() else {}
 
 
 def tokenizer_of(name: str | Path, revision: str | None = None) -> Tokenizer:
@@ -168,13 +192,13 @@ def tokenizer_of(name: str | Path, revision: str | None = None) -> Tokenizer:
     if path.is_file():
         return Tokenizer.from_gguf(dict(open_gguf(path).metadata))
     settings = [read_json(path / f) for f in ("generation_config.json", "config.json") if (path / f).exists()]
-    found = _tokenizer(path, *settings)
+    found = tokenizer_in(path, *settings)
     if found is None:
         raise UsageError(f"{name} has no tokenizer, so there are no tokens to count or show")
     return found
 
 
-def _tokenizer(path: Path, *settings: dict[str, Any]) -> Tokenizer | None:
+def tokenizer_in(path: Path, *settings: dict[str, Any]) -> Tokenizer | None:
     if not any((path / f).exists() for f in ("tokenizer.json", "vocab.txt", "vocab.json")):
         return None
     stops: list[int] = []
@@ -215,7 +239,7 @@ def assemble(
 
     kept  which tensors stay in the file's blocks; pack: for the compiled library
     """
-    network = _empty(family, config)
+    network = empty_network(family, config)
     plan = rules.load(source.names)
     if plan.unused:
         raise GroundupError(
@@ -244,7 +268,7 @@ def assemble(
             filled.add(target)
     for entry in plan.copies:
         _same(network, entry, [source.read(s) for s in entry.sources], dtype, file)
-    _tie(network, plan, config)
+    tie(network, plan, config)
     notes += _without(network, family, config, filled)
     empty = missing(network)
     if empty:
@@ -259,7 +283,7 @@ def _kind_of(entry: Entry, kept: Mapping[str, BlockKind]) -> BlockKind | None:
     return kinds[0] if moved and all(kind == kinds[0] for kind in kinds) else None
 
 
-def _empty(family: ModuleType, config: FamilyConfig) -> Decoder | EncoderDecoder:
+def empty_network(family: ModuleType, config: FamilyConfig) -> Decoder | EncoderDecoder:
     """The network of a config, with no numbers in it."""
     with torch.device("meta"):
         network: Decoder | EncoderDecoder = family.build(config)
@@ -289,7 +313,7 @@ def _stored(
             f"{file}: its weights were quantized by {method!r}, which is not read here; take the model as it was before, "
             "and groundup quantize it"
         )
-    network = _empty(family, config)
+    network = empty_network(family, config)
     notes = _without(network, family, config, source.names)
     notes += quantized.fill(network, said, source, family.hugging_face(config), file)
     if dtype is not None:
@@ -363,7 +387,7 @@ def _same(network: nn.Module, entry: Entry, given: list[Tensor], dtype: torch.dt
             )
 
 
-def _tie(network: nn.Module, plan: Plan, config: FamilyConfig) -> None:
+def tie(network: nn.Module, plan: Plan, config: FamilyConfig) -> None:
     """A head that the file leaves out is the embedding, unless the config says that it is not."""
     if not getattr(config, "tie_word_embeddings", True):
         return

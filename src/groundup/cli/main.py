@@ -30,6 +30,7 @@ VERBS = (
     "fill",
     "classify",
     "embed",
+    "estimate",
     "finetune",
     "compare",
     "pretrain",

@@ -42,7 +42,8 @@ def left(done: Run) -> str:
     lines = [f"{name:{wide}}  step {step}, validation loss {loss:.4f}  {path}" for name, step, loss, path in kept]
     if least[0] == "average":
         lines[-1] += "  <- the lowest: groundup generate " + shlex.quote(str(done.average))
+    expected = "" if done.expected_memory is None else f" ({size(done.expected_memory)} expected)"
     return "\n".join(lines) + (
         f"\n{done.rows} rows, {done.tokens:,} tokens ({done.trained_tokens:,} trained) in {clock(done.seconds)}, "
-        f"peak memory {size(done.peak_memory)}"
+        f"peak memory {size(done.peak_memory)}{expected}"
     )

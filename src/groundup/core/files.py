@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -217,6 +218,17 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def bytes_of(said: str) -> int:
+    """The inverse of `size`: "8GB" is 8e9, "8GiB" 8 · 2^30. UsageError for what is no size."""
+    units = {"": 1, "b": 1, "bytes": 1}
+    units |= {f"{letter}{end}": 1000**power for power, letter in enumerate("kmgt", 1) for end in ("", "b")}
+    units |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-z]*)", said.strip().lower().replace(" ", ""))
+    if found is None or found[2] not in units:
+        raise UsageError(f"{said!r} is no size; write it as 8GB, 800MB or 8GiB")
+    return int(float(found[1]) * units[found[2]])
 
 
 def _flush(path: Path) -> None:

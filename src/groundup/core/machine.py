@@ -51,6 +51,24 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def resident_memory() -> int:
+    """The memory that this process holds now, in bytes; where that is not told, the most it has held."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+    except (OSError, StopIteration):
+        return peak_memory()
+
+
+def free_memory() -> int:
+    """The memory that programs can still have on this machine, in bytes; where that is not told, all there is."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """PyTorch on so many threads meanwhile."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from groundup.core.errors import UsageError
 from groundup.nn.linear import Embedding, Linear
@@ -55,6 +56,24 @@ def in_format(network: Network, dtype: torch.dtype) -> Network:
         if isinstance(part, Stack):
             part.format = dtype
     return made
+
+
+def without_numbers(
+    network: Network, trained: Mapping[str, nn.Parameter], device: torch.device | str = "cpu"
+) -> tuple[Network, dict[str, nn.Parameter]]:
+    """A copy that computes shapes alone, as if it were on `device`, and its parameters for those of `trained`.
+
+    Nothing of the network's size is allocated; whatever is computed from its tensors has no numbers either.
+    """
+    made: dict[int, Tensor] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for tensor in [*network.parameters(), *network.buffers(), *trained.values()]:
+            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+            if isinstance(tensor, nn.Parameter):
+                empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
+            made.setdefault(id(tensor), empty)
+    fakes = {name: cast(nn.Parameter, made[id(p)]) for name, p in trained.items()}
+    return copy.deepcopy(network, dict[int, object](made)), fakes
 
 
 def canonical(path: str) -> str:

@@ -63,7 +63,8 @@ def put_front(network: nn.Module, name: str, front: Front) -> None:
     if not hasattr(network, "adapters"):
         network.adapters = nn.ModuleDict()
     held = cast(nn.ModuleDict, network.adapters)
-    held[name] = front.to(next(network.parameters()).device)
+    device = next(network.parameters()).device
+    held[name] = front if next(front.parameters()).device == device else front.to(device)
 
 
 def length(network: nn.Module, adapters: str | None | Sequence[str | None]) -> int:

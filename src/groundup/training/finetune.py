@@ -15,10 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from groundup import __version__
 from groundup.core import machine
 from groundup.core.errors import UsageError
-from groundup.core.files import atomic_folder, read_json, write_json
+from groundup.core.files import atomic_folder, read_json, size, write_json
 from groundup.core.labels import Problem
 from groundup.data import rows
 from groundup.data.labelled import has_labels, labelled
@@ -27,9 +29,10 @@ from groundup.folders import base_facts, write_adapter, write_model
 from groundup.inputs.tokenizer import Encoded
 from groundup.model import Model
 from groundup.nn.heads import head_of
-from groundup.nn.surgery import in_format, with_copies
+from groundup.nn.surgery import in_format, with_copies, without_numbers
 from groundup.training.choices import choose
 from groundup.training.classify import classify, headed
+from groundup.training.forecast import held, needed, of
 from groundup.training.loop import Run, Trainer
 from groundup.training.objective import Objective
 from groundup.training.optimizers import refuse_unread, usual_rate
@@ -37,6 +40,8 @@ from groundup.training.settings import Aim, Settings
 from groundup.training.which import objective_for
 
 Say = Callable[[str], None]
+Trained = dict[str, nn.Parameter]
+WORTH_A_FORECAST = 1 << 26  # bytes of weights; less fits anywhere, and is trained sooner than forecast
 
 
 def finetune(
@@ -202,11 +207,11 @@ def conduct(
         with atomic_folder(path, replace=True) as folder:
             (write_model if method.whole else write_adapter)(replace(model, network=exact.eval()), folder)
 
-    def trainer(settings: Settings) -> Trainer:
+    def trainer(settings: Settings, network: nn.Module = network, trained: Trained = trained, **more: Any) -> Trainer:
         return Trainer(
             network, trained, train, valid, settings, objective=objective,
             penalty=lambda: method.penalty(network, name),
-            out=out, adapter=name, keep=keep, tell=on_progress, say=say, device=model.device,
+            out=out, adapter=name, keep=keep, tell=on_progress, say=say, device=model.device, **more,
         )  # fmt: skip
 
     if not resume:
@@ -215,16 +220,32 @@ def conduct(
         )
     say(f"settings: {chosen.flags()}")
     say(method.described(network, name))
+    expects = None
+    if (weights := held(of(exact), of(network))) >= WORTH_A_FORECAST:
+        expects = _forecast(trainer(chosen, *without_numbers(network, trained, model.device)), weights, say)
     if dry_run:
         nan = math.nan
-        return Run(out, out / "best", out / "last", 0, 0, nan, nan, nan, 0.0, 0, 0, 0, machine.peak_memory())
+        return Run(out, out / "best", out / "last", 0, 0, nan, nan, nan, 0.0, 0, 0, 0, machine.peak_memory(), expects)
     if not resume:
         with atomic_folder(out) as folder:
             count = sum(p.numel() for p in trained.values())
             facts = {**identity, "settings": asdict(chosen), "trained_numbers": count, "version": __version__}
             write_json(folder / "run.json", facts)
             beside(folder)
-    return trainer(chosen).go()
+    return trainer(chosen, expects=expects).go()
+
+
+def _forecast(trainer: Trainer, weights: int, say: Say) -> int:
+    """The bytes that this process will hold at most, and a warning where the machine has fewer left."""
+    more, left = needed(trainer, weights).more, machine.free_memory()
+    peak = max(machine.peak_memory(), machine.resident_memory() + more)
+    say(f"memory: {size(peak)} at most")
+    if more > left:
+        say(
+            f"this machine has {size(left)} left, and the run will ask for {size(more)} more: it may be stopped half way; "
+            "groundup estimate with the same flags says which smaller setting fits"
+        )
+    return peak
 
 
 def encoded_rows(

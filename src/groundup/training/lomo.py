@@ -8,11 +8,11 @@ to know them before the first step, so it takes a second backward pass (section 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from groundup.training import chance
@@ -38,17 +38,17 @@ class Lomo:
             parameter.data.add_(parameter.grad, alpha=-self._rate)
         parameter.grad = None
 
-    def measure(self, loss: Tensor) -> float:
+    def measure(self, loss: Tensor) -> Float[Tensor, ""]:
         """The norm of all gradients of the loss; no weight moves."""
         self._rate, self._squares = None, []
         loss.backward()
-        return math.sqrt(float(torch.stack([s.double().cpu() for s in self._squares]).sum()))
+        return torch.stack([s.double().cpu() for s in self._squares]).sum().sqrt()
 
     def step(self, loss: Callable[[], Tensor], rate: float) -> float:
         """Compute the loss, go back through it, and step on the way; gives the loss."""
         if self.clip:
             before = chance.drawn()
-            norm = self.measure(loss())
+            norm = float(self.measure(loss()))
             chance.put_back(before)  # the same dropout in the pass that steps
             rate *= min(1.0, self.clip / (norm + 1e-6))
         found = loss()

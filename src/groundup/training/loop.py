@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from groundup.core.errors import GroundupError
@@ -44,6 +45,8 @@ class Run:
     """What a run left: where, which adapter is the best and which the last, and the losses.
 
     best_loss, last_loss   of validation, in nats a trained token
+    peak_memory, expected_memory   bytes that the process held at most, and what was forecast before the first update (None: no
+                           forecast, for a small network)
     average, average_step, average_loss   the best moving average of the weights, where one was asked for
     stopped_early          no validation was better for as many as the settings' patience
     """
@@ -61,6 +64,7 @@ class Run:
     trained_tokens: int
     rows: int
     peak_memory: int
+    expected_memory: int | None = None
     average: Path | None = None
     average_step: int = 0
     average_loss: float | None = None
@@ -77,6 +81,7 @@ class Trainer:
     adapter  the name that the rows use
     penalty  what is added to the mean loss in training
     keep     writes the adapter as it stands into a new folder
+    expects  bytes that the process is forecast to hold at most, to be told beside what it held
     """
 
     def __init__(
@@ -95,8 +100,10 @@ class Trainer:
         tell: Tell | None = None,
         say: Callable[[str], None] = lambda text: None,
         device: torch.device | str = "cpu",
+        expects: int | None = None,
     ):
         self.network, self.trained, self.settings = network, trained, settings
+        self.expects = expects
         self.rows, self.validation = rows, validation
         self.out, self.adapter, self.keep, self.device = out, adapter, keep, device
         self.tell, self.say = tell, say
@@ -133,26 +140,35 @@ class Trainer:
         Groups are weighted by their trained tokens, so that accumulating equals one big batch.
         """
         self.network.train()
-        total, count = 0.0, sum(self.objective.count(r) for group in groups for r in group)
+        count = sum(self.objective.count(r) for group in groups for r in group)
         if isinstance(self.optimizer, Lomo):
             (group,) = groups
-            total = count * self.optimizer.step(lambda: self._loss(group) / count, rate)
+            total = count * self.optimizer.step(lambda: self.loss(group) / count, rate)
             self._must_be_number(total)
             return total / count
-        for group in groups:
-            loss = self._loss(group)
-            (loss / count).backward()
-            total += float(loss.detach())
+        total = sum(float(self.gradients(group, count)) for group in groups)
         self._must_be_number(total)
+        self.take(rate)
+        return total / count
+
+    def gradients(self, group: list[Any], count: int) -> Float[Tensor, ""]:
+        """Add the gradients of these rows' share in the mean loss over `count` tokens; gives their summed loss."""
+        loss = self.loss(group)
+        (loss / count).backward()
+        return loss.detach()
+
+    def take(self, rate: float) -> None:
+        """The step that the gradients say; none is left."""
+        assert not isinstance(self.optimizer, Lomo)
         if self.settings.clip:
             nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.clip)
         for group_of in self.optimizer.param_groups:
             group_of["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return total / count
 
-    def _loss(self, group: list[Any]) -> Tensor:
+    def loss(self, group: list[Any]) -> Float[Tensor, ""]:
+        """The summed loss of these rows, with the method's penalty."""
         loss, count = self.objective.loss(self.network, group, adapter=self.adapter, device=self.device)
         penalty = self.penalty()
         return loss if penalty is None else loss + count * penalty
@@ -187,7 +203,7 @@ class Trainer:
             group = next(groups)[0]
             start = time.perf_counter()
             for rows in group:
-                loss = self._loss(rows)
+                loss = self.loss(rows)
                 if isinstance(self.optimizer, Lomo):
                     self.optimizer.measure(loss)
                 else:
@@ -243,6 +259,12 @@ class Trainer:
             if len(group) == self.settings.accumulate:
                 yield group, batch.next
                 group = []
+
+    def largest(self) -> list[Any]:
+        """The rows of the first epoch's batch with the most tokens."""
+        lengths = self.batches.lengths
+        batch = max(self.batches.plan(0), key=lambda rows: int(lengths[list(rows)].sum()))
+        return [self.rows[i] for i in batch]
 
     def _validated(self) -> None:
         self.facts["stale"] += 1
@@ -310,6 +332,7 @@ class Trainer:
             trained_tokens=f["trained_tokens"],
             rows=f["rows"],
             peak_memory=peak_memory(),
+            expected_memory=self.expects,
             average=None if self.average is None else self.out / "average",
             average_step=f["average_step"],
             average_loss=f["average_loss"],

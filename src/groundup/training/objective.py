@@ -178,7 +178,7 @@ class _Scored(torch.autograd.Function):
         *trained: Tensor,
     ) -> Tensor:
         exact = x.dtype if x.dtype == torch.float64 else torch.float32
-        total = torch.zeros((), dtype=exact, device=x.device)
+        total = x.new_zeros((), dtype=exact)
         room: Tensor | None = None  # one for all chunks: fresh memory of this size costs more than what is done in it
         dx = torch.empty_like(x)
         sums = [torch.zeros_like(p) for p in trained]
