@@ -238,7 +238,6 @@ def test_refused(config, capsys):
         gu.estimate(folder, lenght=8)
 
 
-
 def test_a_run_says_its_memory_and_learns_the_same(tmp_path, monkeypatch):
     """A forecast draws no random number and leaves nothing behind: with it and without it the weights are the same bits."""
     runs = {}

@@ -61,7 +61,9 @@ def run(
     memory
         What there is for it: 8GB. Left out: what is free here.
     memory_only
-        Measure no time: an answer in a second or two.
+        Measure no time: an answer in a few seconds.
+    revision
+        The branch, tag or commit of a hub id.
     """
     tuning = chosen(method, flags)
     room = None if memory is None else bytes_of(memory)
