@@ -184,11 +184,11 @@ def test_sizes_are_read_back():
 
 
 def test_nothing_of_the_models_size_is_there(config):
-    """Seven billion numbers and more than this machine can hold."""
-    folder = config("llama", hidden_size=16384, num_hidden_layers=120, num_attention_heads=128, num_key_value_heads=8,
+    """Fifty-five billion numbers."""
+    folder = config("llama", hidden_size=16384, num_hidden_layers=16, num_attention_heads=128, num_key_value_heads=8,
                     intermediate_size=53248, vocab_size=128256)  # fmt: skip
     found = gu.estimate(folder, gu.LoRA(), batch=1, length=64, precision="float32", timed=False, memory=24 * 10**9)
-    assert found.memory.weights > 1.3e12 and not found.fits and found.smaller is None
+    assert found.memory.weights > 2e11 and not found.fits and found.smaller is None
 
 
 def test_what_is_said_fits(config, capsys):
