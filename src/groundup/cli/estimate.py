@@ -26,6 +26,7 @@ def run(
     method: Kind = "lora",
     length: int = 256,
     data: Path | None = None,
+    validation: Path | None = None,
     max_tokens: int | None = None,
     aim: Annotated[Aim, Parameter(name="*")] = Aim(),
     store: str | None = None,
@@ -54,6 +55,8 @@ def run(
         Tokens of a row, all of them trained. Not read where --data is given.
     data
         The rows that would be trained on.
+    validation
+        The rows that would be validated on. Left out: a part of --data, which is then not trained on.
     max_tokens
         As of groundup finetune.
     store
@@ -74,6 +77,7 @@ def run(
         tuning,
         store=store or ALSO.get(method, (method, None))[1],
         data=data,
+        validation=validation,
         length=length,
         max_tokens=max_tokens,
         aim=aim,

@@ -107,6 +107,7 @@ def estimate(
     *,
     store: str | Kind | None = None,
     data: str | Path | Sequence[dict[str, Any]] | None = None,
+    validation: str | Path | None = None,
     length: int = 256,
     max_tokens: int | None = None,
     aim: Aim = Aim(),
@@ -123,7 +124,7 @@ def estimate(
     model     as of `load`; a config.json is enough
     method    default: LoRA()
     store     what the base would be stored in meanwhile: int8, nf4, int4 ... (`quantize`)
-    data      the rows; without them, every row is `length` tokens, all of them trained
+    data, validation   the rows, as of `finetune`; without them, every row is `length` tokens, all of them trained
     memory    the bytes that there are for it (default: what is free here)
     timed     False: nothing is measured, so no seconds
     settings  as of `finetune`: batch, accumulate, optimizer, precision, checkpointing, steps, epochs, minutes ...
@@ -159,7 +160,7 @@ def estimate(
         objective, rows = objective_for(empty), [row] * given.batch
     else:
         empty, read, reader, objective = what_is_learned(empty, data, None, aim, given, say)
-        rows, _ = encoded_rows(empty, read, reader, None, max_tokens, objective, given.seed, say)
+        rows, _ = encoded_rows(empty, read, reader, validation, max_tokens, objective, given.seed, say)
     job = Job(empty, method, kind, given, objective, rows)
     needs = _memory(job)
     peak = program + needs.peak
